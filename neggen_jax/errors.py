@@ -1,0 +1,64 @@
+"""The one error a person sees when what they gave cannot be used.
+
+`launch/` prints an `InputError` as it stands, without a traceback, and exits
+with status 2. Anything else that escapes is a defect of this package and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+
+
+class InputError(ValueError):
+    """Bad input: what is wrong, where, what was expected, what to do.
+
+    Attributes:
+      problem: one sentence that says what is wrong.
+      where: file, column, line or key at fault.
+      expected: what would have been right.
+      found: what was there instead.
+      fix: what to do next.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        found: object = None,
+        fix: str | None = None,
+    ):
+        self.problem = problem
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.fix = fix
+        parts = [problem]
+        for label in ("where", "expected", "found", "fix"):
+            value = getattr(self, label)
+            if value is not None:
+                parts.append(f"  {label + ':':<10}{value}")
+        super().__init__("\n".join(parts))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known word closest to `name`, and all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names)}"
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Turns an `InputError` into a message on stderr and exit status 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
