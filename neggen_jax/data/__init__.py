@@ -1,0 +1,1 @@
+"""How a Catalog comes to be, and how batches leave it."""

@@ -1,0 +1,175 @@
+"""User-item and item-item graphs of a catalogue.
+
+Edges are found here, on the host or by blocks on the devices; how they are
+laid out for products is the business of `ops/sparse.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neggen_jax.catalog import Catalog, Features
+from neggen_jax.errors import InputError
+from neggen_jax.ops import ranking
+from neggen_jax.ops.sparse import Graph, make_graph
+from neggen_jax.partition import Partition
+
+if TYPE_CHECKING:
+    from neggen_jax.data.inputs import Sizes
+
+# Items whose neighbours are sought at a time; only time depends on it.
+_BLOCK = 4 * ranking.TILE_QUERIES
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edges:
+    """A sparse matrix over items, on the host.
+
+    Attributes:
+      ends: int64 `[2, n]`, row and column, unique pairs.
+      weights: float64 `[n]`.
+    """
+
+    ends: np.ndarray
+    weights: np.ndarray
+
+
+def user_item(catalog: Catalog, size: Sizes, partition: Partition) -> Graph:
+    """`D_U^-1/2 R D_I^-1/2` over the train interactions.
+
+    It is the upper right block of the symmetric normalised adjacency of
+    LightGCN (He et al., SIGIR 2020, eq. 3), which is all that is ever needed:
+    the other block is its transpose.
+
+    Returns:
+      A graph `[user_rows, item_rows]`.
+    """
+    ends = np.stack([catalog.train.users, catalog.train.items])
+    weights = _symmetric_scale(
+        ends, np.ones(ends.shape[1]), (catalog.num_users, catalog.num_items)
+    )
+    return make_graph(
+        ends, weights, (size.user_rows, size.item_rows), partition
+    )
+
+
+def _symmetric_scale(
+    ends: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    row, column = (
+        np.bincount(end, weights, minlength=length)
+        for end, length in zip(ends, shape, strict=True)
+    )
+    product = row[ends[0]] * column[ends[1]]
+    safe = np.where(product > 0, product, 1.0)
+    return np.where(product > 0, weights / np.sqrt(safe), 0.0)
+
+
+def nearest_items(
+    features: Features, neighbours: int, values: str, partition: Partition
+) -> Edges:
+    """The k nearest items of each item by cosine, itself included.
+
+    Streams over blocks of items, so memory does not grow with items x items.
+    Items without the modality are nobody's neighbour and have none.
+
+    Args:
+      features: one modality.
+      neighbours: k.
+      values: "binary" weighs each neighbour 1/k (FREEDOM, Zhou & Shen 2023,
+        eq. 4-5); "cosine" keeps similarities above zero and scales them by
+        the square roots of the row sums at both ends (MCI).
+      partition: devices that search.
+
+    Raises:
+      InputError: for an unknown kind of values.
+    """
+    if values not in ("binary", "cosine"):
+        raise InputError(
+            "Unknown kind of item-item edge weights.",
+            where="values",
+            expected="'binary' or 'cosine'",
+            found=repr(values),
+        )
+    present = np.flatnonzero(features.present)
+    similarity, found = _search(features.values[present], neighbours, partition)
+    rows = np.repeat(np.arange(len(present)), found.shape[1])
+    columns, weights = found.reshape(-1), similarity.reshape(-1)
+    weights = weights.astype(np.float64)
+    real = columns >= 0
+    if values == "cosine":
+        # A neighbour that points the other way is none.
+        real &= weights > 0
+    rows, columns, weights = rows[real], columns[real], weights[real]
+    if values == "binary":
+        weights = np.ones_like(weights)
+    total = np.bincount(rows, weights, minlength=len(present))
+    weights = weights / np.sqrt(total[rows] * total[columns])
+    return Edges(np.stack([present[rows], present[columns]]), weights)
+
+
+def _search(
+    vectors: np.ndarray, k: int, partition: Partition
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine top-k of every row among all rows: similarities and indices."""
+    count = len(vectors)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = (vectors / norms).astype(np.float32)
+    table = np.pad(
+        unit, ((0, ranking.tiled_size(count, partition) - count), (0, 0))
+    )
+    items = partition.put(table, "item", None)
+    none = ranking.Excluded(jnp.full(1, 2**30), jnp.zeros(1, jnp.int32))
+    search = jax.jit(
+        functools.partial(
+            ranking.top_k,
+            k=min(k, count),
+            num_items=count,
+            partition=partition,
+        )
+    )
+    block = _BLOCK * partition.shards("batch")
+    scores, found = [], []
+    for start in range(0, count, block):
+        rows = unit[start : start + block]
+        padded = np.pad(rows, ((0, block - len(rows)), (0, 0)))
+        best = search(partition.put(padded, "batch", None), items, none)
+        best = jax.device_get(best)
+        scores.append(best[0][: len(rows)])
+        found.append(best[1][: len(rows)])
+    return np.concatenate(scores), np.concatenate(found)
+
+
+def fuse(graphs: Mapping[str, Edges], weights: Mapping[str, float]) -> Edges:
+    """Adds item-item graphs up, with weights that are scaled to sum to 1.
+
+    Raises:
+      InputError: if a graph has no weight.
+    """
+    missing = sorted(set(graphs) - set(weights))
+    if missing:
+        raise InputError(
+            f"No weight for the item graph of {', '.join(missing)}.",
+            where="encoder.graph_weights",
+            found=dict(weights),
+            fix="give each modality of the dataset a weight",
+        )
+    total = sum(weights[name] for name in graphs)
+    ends = np.concatenate([graphs[name].ends for name in graphs], axis=1)
+    values = np.concatenate(
+        [graphs[name].weights * (weights[name] / total) for name in graphs]
+    )
+    unique, index = np.unique(ends, axis=1, return_inverse=True)
+    return Edges(unique, np.bincount(index.reshape(-1), values))
+
+
+def place(edges: Edges, rows: int, partition: Partition) -> Graph:
+    """Lays an item-item graph out on the devices, `[rows, rows]`."""
+    return make_graph(edges.ends, edges.weights, (rows, rows), partition)

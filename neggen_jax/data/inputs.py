@@ -1,0 +1,186 @@
+"""What an encoder reads beside its parameters, placed on the devices.
+
+An encoder says what it `Needs`; `build` makes exactly that from a `Catalog`:
+the user-item graph, item-item graphs, feature matrices. Tables are padded to
+sizes that cut evenly over the mesh, and `Sizes` keeps both numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.struct
+import jax
+import numpy as np
+
+from neggen_jax.catalog import Catalog
+from neggen_jax.data import graphs
+from neggen_jax.errors import InputError
+from neggen_jax.ops.positives import Positives, make_positives
+from neggen_jax.ops.sparse import Graph
+from neggen_jax.partition import Partition
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """True sizes, and the padded ones that tables have on the devices."""
+
+    users: int
+    items: int
+    user_rows: int
+    item_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemGraph:
+    """Which item-item graph: the k nearest items by cosine, per modality.
+
+    Attributes:
+      neighbours: k, the item itself included.
+      values: "cosine" keeps the similarities and normalises symmetrically
+        (MCI); "binary" weighs every neighbour alike (FREEDOM).
+    """
+
+    neighbours: int = 10
+    values: str = "cosine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What an encoder reads.
+
+    Attributes:
+      user_item: the normalised user-item graph.
+      features: the feature matrix of each modality.
+      item_item: one graph per modality, or None.
+      modalities: which modalities; () takes all that the catalogue has.
+      fuse: modality -> weight; the item-item graphs are added up, with these
+        weights scaled to sum to 1, into one graph named "fused".
+    """
+
+    user_item: bool = False
+    features: bool = False
+    item_item: ItemGraph | None = None
+    modalities: tuple[str, ...] = ()
+    fuse: Mapping[str, float] | None = None
+
+
+@flax.struct.dataclass
+class Matrix:
+    """A feature matrix on the devices.
+
+    Attributes:
+      values: float32 `[item_rows, f]`.
+      present: bool `[item_rows]`.
+    """
+
+    values: jax.Array
+    present: jax.Array
+
+
+@flax.struct.dataclass
+class Inputs:
+    """Everything a step reads beside parameters and batch.
+
+    Attributes:
+      positives: each user's train items.
+      popularity: float32 `[item_rows]`, train interactions of each item.
+      user_item: `D^-1/2 R D^-1/2`, `[user_rows, item_rows]`, or None.
+      item_item: modality (or "fused") -> graph over items.
+      features: modality -> matrix.
+    """
+
+    positives: Positives
+    popularity: jax.Array
+    user_item: Graph | None
+    item_item: dict[str, Graph]
+    features: dict[str, Matrix]
+
+
+def sizes(catalog: Catalog, partition: Partition) -> Sizes:
+    """Sizes of the catalogue's tables over a mesh."""
+    return Sizes(
+        users=catalog.num_users,
+        items=catalog.num_items,
+        user_rows=partition.padded(catalog.num_users, "user"),
+        item_rows=partition.padded(catalog.num_items, "item"),
+    )
+
+
+def modalities(catalog: Catalog, needs: Needs) -> tuple[str, ...]:
+    """The modalities that an encoder will read, in alphabetical order.
+
+    Raises:
+      InputError: if one is asked for that the catalogue lacks, or if some
+        are needed and the catalogue has none.
+    """
+    wanted = needs.modalities or tuple(catalog.features)
+    missing = sorted(set(wanted) - set(catalog.features))
+    if missing or not wanted:
+        raise InputError(
+            "The encoder needs modalities that the dataset does not have.",
+            where=f"dataset {catalog.name!r}",
+            expected=", ".join(wanted) or "at least one modality",
+            found=", ".join(sorted(catalog.features)) or "none",
+            fix="prepare the dataset with features, or choose another encoder",
+        )
+    return tuple(sorted(wanted))
+
+
+def build(catalog: Catalog, needs: Needs, partition: Partition) -> Inputs:
+    """Makes and places what an encoder needs.
+
+    Raises:
+      InputError: see `modalities`.
+    """
+    size = sizes(catalog, partition)
+    train = catalog.train
+    user_item, item_item, features = None, {}, {}
+    if needs.user_item:
+        user_item = graphs.user_item(catalog, size, partition)
+    if needs.item_item is not None:
+        similar = {
+            name: graphs.nearest_items(
+                catalog.features[name],
+                needs.item_item.neighbours,
+                needs.item_item.values,
+                partition,
+            )
+            for name in modalities(catalog, needs)
+        }
+        if needs.fuse is not None:
+            similar = {"fused": graphs.fuse(similar, needs.fuse)}
+        item_item = {
+            name: graphs.place(edges, size.item_rows, partition)
+            for name, edges in similar.items()
+        }
+    if needs.features:
+        features = {
+            name: _place_features(catalog, name, size, partition)
+            for name in modalities(catalog, needs)
+        }
+    popularity = np.zeros(size.item_rows, np.float32)
+    popularity[: size.items] = catalog.popularity()
+    return Inputs(
+        positives=make_positives(
+            train.users, train.items, size.users, size.items, partition
+        ),
+        popularity=partition.put(popularity, None),
+        user_item=user_item,
+        item_item=item_item,
+        features=features,
+    )
+
+
+def _place_features(
+    catalog: Catalog, name: str, size: Sizes, partition: Partition
+) -> Matrix:
+    matrix = catalog.features[name]
+    extra = size.item_rows - size.items
+    values = np.pad(np.asarray(matrix.values, np.float32), ((0, extra), (0, 0)))
+    present = np.pad(matrix.present, (0, extra))
+    return Matrix(
+        values=partition.put(values, "item", "feature"),
+        present=partition.put(present, "item"),
+    )

@@ -1,0 +1,1 @@
+"""The few kernels that everything else stands on."""

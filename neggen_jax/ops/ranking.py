@@ -1,0 +1,162 @@
+"""Exact top-k of inner products: blockwise, sharded, reproducible.
+
+The k best items of each query are found item tile by item tile, and the
+tiles' winners merged; no array of queries x items ever exists. Two rules
+make the result the same to the last digit whatever the block size and the
+number of devices:
+
+- every score comes out of a matrix product of one fixed shape
+  (`TILE_QUERIES` x d x `TILE_ITEMS`), because the rounding of a product
+  depends on its shape;
+- ties go to the item with the lower index, in a tile and between tiles.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from neggen_jax.partition import Partition
+
+TILE_QUERIES = 256
+TILE_ITEMS = 512
+# Score tiles that are held at a time: [TILE_QUERIES, 16 * TILE_ITEMS] of
+# float32 is 8 MiB.
+TILES_AT_ONCE = 16
+
+
+@flax.struct.dataclass
+class Excluded:
+    """(query, item) pairs of one block of queries that must not be ranked.
+
+    Attributes:
+      queries: int32 `[n]`, row within the block; padding points past its end.
+      items: int32 `[n]`.
+    """
+
+    queries: jax.Array
+    items: jax.Array
+
+
+def tiled_size(num_items: int, partition: Partition) -> int:
+    """Rows that a table of items is padded to before it is ranked."""
+    shards = partition.shards("item")
+    tiles = -(-num_items // (TILE_ITEMS * shards))
+    chunks = -(-tiles // TILES_AT_ONCE)
+    tiles = -(-tiles // chunks) * chunks
+    return tiles * TILE_ITEMS * shards
+
+
+def top_k(
+    queries: jax.Array,
+    items: jax.Array,
+    excluded: Excluded,
+    *,
+    k: int,
+    num_items: int,
+    partition: Partition,
+) -> tuple[jax.Array, jax.Array]:
+    """The k items with the largest inner product with each query.
+
+    Args:
+      queries: `[Q, d]`, Q a multiple of `TILE_QUERIES` times the shards of
+        `batch`.
+      items: `[tiled_size(num_items), d]`, sharded by `item`.
+      excluded: pairs that are left out.
+      k: length of each list.
+      num_items: true number of items; rows past it are padding.
+      partition: where the tables live.
+
+    Returns:
+      Scores `[Q, k]`, descending, and int32 items `[Q, k]`. Where fewer than
+      k items remain, the score is -inf and the item -1.
+    """
+    item_axis = partition.rules["item"]
+    shards = partition.shards("item")
+
+    def local(queries, items, excluded):
+        shard = jax.lax.axis_index(item_axis) if item_axis else 0
+        first = shard * items.shape[0]
+        rows = queries.shape[0]
+        block = jax.lax.axis_index("data") * rows
+        mine = Excluded(excluded.queries - block, excluded.items - first)
+        scores, found = _local_top_k(queries, items, mine, k, num_items - first)
+        found = jnp.where(found >= 0, found + first, -1)
+        if shards == 1:
+            return scores, found
+        # Shards are gathered in the order of their items, and top_k prefers
+        # the earlier of two equals: the lower index still wins.
+        scores = jax.lax.all_gather(scores, item_axis, axis=1, tiled=True)
+        found = jax.lax.all_gather(found, item_axis, axis=1, tiled=True)
+        scores, at = jax.lax.top_k(scores, k)
+        return scores, jnp.take_along_axis(found, at, axis=1)
+
+    return jax.shard_map(
+        local,
+        mesh=partition.mesh,
+        in_specs=(P("data"), P(item_axis), P()),
+        out_specs=(P("data"), P("data")),
+        check_vma=False,
+    )(queries, items, excluded)
+
+
+def _local_top_k(queries, items, excluded, k, num_items):
+    """Top-k over one shard; item indices are the shard's own, -1 for none."""
+    rows, dim = queries.shape
+    tiles = items.shape[0] // TILE_ITEMS
+    chunks = -(-tiles // TILES_AT_ONCE)
+    width = tiles // chunks * TILE_ITEMS
+    queries = queries.reshape(-1, TILE_QUERIES, dim)
+    items = items.reshape(chunks, width // TILE_ITEMS, TILE_ITEMS, dim)
+
+    def step(best, chunk):
+        number, table = chunk
+        first = number * width
+        scores = jnp.einsum("qud,tid->quti", queries, table)
+        scores = scores.reshape(rows, width).astype(jnp.float32)
+        real = first + jnp.arange(width) < num_items
+        scores = jnp.where(real, scores, -jnp.inf)
+        column = excluded.items - first
+        inside = (column >= 0) & (column < width) & (excluded.queries >= 0)
+        row = jnp.where(inside, excluded.queries, rows)
+        scores = scores.at[row, column].set(-jnp.inf, mode="drop")
+        top, at = jax.lax.top_k(scores, min(k, width))
+        # The running best stands first: its items have lower indices.
+        merged = jnp.concatenate([best[0], top], axis=1)
+        found = jnp.concatenate([best[1], at + first], axis=1)
+        top, at = jax.lax.top_k(merged, k)
+        return (top, jnp.take_along_axis(found, at, axis=1)), None
+
+    none = (
+        jnp.full((rows, k), -jnp.inf),
+        jnp.full((rows, k), -1, jnp.int32),
+    )
+    (scores, found), _ = jax.lax.scan(step, none, (jnp.arange(chunks), items))
+    return scores, jnp.where(scores == -jnp.inf, -1, found)
+
+
+def exclude(
+    block: np.ndarray, indptr: np.ndarray, items: np.ndarray, size: int
+) -> Excluded:
+    """Looks up what must not be ranked for one block of users, on the host.
+
+    Args:
+      block: users of the block.
+      indptr: offsets `[num_users + 1]` into `items`.
+      items: each user's items to leave out.
+      size: length to pad to, so that every block has the same shape.
+    """
+    lengths = indptr[block + 1] - indptr[block]
+    rows = np.repeat(np.arange(len(block), dtype=np.int32), lengths)
+    offsets = np.arange(len(rows)) - np.repeat(
+        np.cumsum(lengths) - lengths, lengths
+    )
+    columns = items[np.repeat(indptr[block], lengths) + offsets]
+    padding = size - len(rows)
+    return Excluded(
+        queries=np.pad(rows, (0, padding), constant_values=2**30),
+        items=np.pad(columns.astype(np.int32), (0, padding)),
+    )
