@@ -184,7 +184,7 @@ def list_metrics(
     spread = int(np.dot(2 * np.arange(1, n + 1) - n - 1, np.sort(exposed)))
     information = -np.log2((popularity + 1) / (popularity.sum() + n))
     return {
-        f"coverage@{k}": np.count_nonzero(exposed) / n,
+        f"coverage@{k}": int(np.count_nonzero(exposed)) / n,
         f"gini@{k}": spread / (n * total),
         f"popularity@{k}": int(np.dot(exposed, popularity)) / total,
         f"novelty@{k}": math.fsum((exposed * information).tolist()) / total,
