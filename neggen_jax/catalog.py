@@ -13,6 +13,7 @@ not the rules again.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -127,19 +128,21 @@ class Catalog:
         the records, which no training step reads.
         """
         digest = hashlib.sha256()
-        digest.update(json.dumps([self.num_users, self.num_items]).encode())
+        digest.update(
+            json.dumps([int(self.num_users), int(self.num_items)]).encode()
+        )
         for split in SPLITS:
             part = self.splits[split]
             digest.update(f"{split}:{len(part)}".encode())
-            digest.update(np.ascontiguousarray(part.users, np.int32))
-            digest.update(np.ascontiguousarray(part.items, np.int32))
+            digest.update(_raw(part.users, np.int32))
+            digest.update(_raw(part.items, np.int32))
             if part.timestamps is not None:
-                digest.update(np.ascontiguousarray(part.timestamps, np.int64))
+                digest.update(_raw(part.timestamps, np.int64))
         for modality in sorted(self.features):
             matrix = self.features[modality]
             digest.update(f"{modality}:{matrix.values.shape}".encode())
-            digest.update(np.ascontiguousarray(matrix.values, np.float32))
-            digest.update(np.ascontiguousarray(matrix.present, np.bool_))
+            digest.update(_raw(matrix.values, np.float32))
+            digest.update(_raw(matrix.present, np.bool_))
         return digest.hexdigest()[:32]
 
     def popularity(self) -> np.ndarray:
@@ -169,6 +172,10 @@ class Catalog:
         if self.records is not None:
             _validate_records(self)
         return self
+
+
+def _raw(column: np.ndarray, dtype: type) -> memoryview:
+    return np.ascontiguousarray(column, dtype).data
 
 
 def _validate_split(catalog: Catalog, split: str) -> None:
@@ -308,8 +315,7 @@ def _validate_records(catalog: Catalog) -> None:
                 found=f"{length} entries",
             )
     if len(set(records.ids)) != len(records.ids):
-        seen: set[str] = set()
-        twice = next(i for i in records.ids if i in seen or seen.add(i))
+        ((twice, _),) = collections.Counter(records.ids).most_common(1)
         raise InputError(
             "Two items have the same identifier.",
             where="records.ids",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -86,16 +87,19 @@ class Inputs:
     Attributes:
       positives: each user's train items.
       popularity: float32 `[item_rows]`, train interactions of each item.
-      user_item: `D^-1/2 R D^-1/2`, `[user_rows, item_rows]`, or None.
+      user_item: `D^-1/2 R D^-1/2`, `[user_rows, item_rows]`; None
+        for an encoder that does not ask for it.
       item_item: modality (or "fused") -> graph over items.
       features: modality -> matrix.
+      prepared: what sources of negatives made for the epoch, by their names.
     """
 
     positives: Positives
     popularity: jax.Array
-    user_item: Graph | None
+    user_item: Graph
     item_item: dict[str, Graph]
     features: dict[str, Matrix]
+    prepared: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 def sizes(catalog: Catalog, partition: Partition) -> Sizes:
@@ -136,7 +140,9 @@ def build(catalog: Catalog, needs: Needs, partition: Partition) -> Inputs:
     """
     size = sizes(catalog, partition)
     train = catalog.train
-    user_item, item_item, features = None, {}, {}
+    user_item: Any = None
+    item_item: dict[str, Graph] = {}
+    features: dict[str, Matrix] = {}
     if needs.user_item:
         user_item = graphs.user_item(catalog, size, partition)
     if needs.item_item is not None:

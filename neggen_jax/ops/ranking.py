@@ -37,8 +37,8 @@ class Excluded:
       items: int32 `[n]`.
     """
 
-    queries: jax.Array
-    items: jax.Array
+    queries: jax.Array | np.ndarray
+    items: jax.Array | np.ndarray
 
 
 def tiled_size(num_items: int, partition: Partition) -> int:

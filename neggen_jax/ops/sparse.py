@@ -12,7 +12,9 @@ it is a segment sum over sorted rows.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -23,6 +25,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from neggen_jax.partition import Partition
+
+# Built on the host, used on the devices.
+Array = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
@@ -38,11 +43,11 @@ class Rows:
         the graph was built from; padding points past its end.
     """
 
-    indptr: jax.Array
-    columns: jax.Array
-    rows: jax.Array
-    weights: jax.Array
-    edges: jax.Array
+    indptr: Array
+    columns: Array
+    rows: Array
+    weights: Array
+    edges: Array
 
 
 @flax.struct.dataclass
@@ -64,7 +69,9 @@ class Graph:
     @property
     def transpose(self) -> Graph:
         """`R^T`, without a copy."""
-        return self.replace(forward=self.backward, backward=self.forward)
+        return dataclasses.replace(
+            self, forward=self.backward, backward=self.forward
+        )
 
 
 def make_graph(
@@ -169,8 +176,9 @@ multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
 def _native_product(rows: Rows, x: jax.Array) -> jax.Array:
+    entries: Any = (rows.weights, rows.columns, rows.indptr)
     matrix = jsparse.BCSR(
-        (rows.weights, rows.columns, rows.indptr),
+        entries,
         shape=(rows.indptr.size - 1, x.shape[0]),
         indices_sorted=True,
         unique_indices=True,
@@ -210,7 +218,7 @@ def subset(graph: Graph, keep: jax.Array, size: int) -> Graph:
     )
     forward = _reweigh(forward, row_scale, column_scale)
     backward = _reweigh(backward, column_scale, row_scale)
-    return graph.replace(forward=forward, backward=backward)
+    return dataclasses.replace(graph, forward=forward, backward=backward)
 
 
 @functools.partial(jax.vmap, in_axes=(0, None, None))
@@ -237,7 +245,9 @@ def _degrees(rows: Rows) -> jax.Array:
 def _reweigh(rows: Rows, mine: jax.Array, theirs: jax.Array) -> Rows:
     shards, local = rows.indptr.shape[0], rows.indptr.shape[1] - 1
     row = rows.rows + local * jnp.arange(shards)[:, None]
-    return rows.replace(weights=rows.weights * mine[row] * theirs[rows.columns])
+    return dataclasses.replace(
+        rows, weights=rows.weights * mine[row] * theirs[rows.columns]
+    )
 
 
 def dense(graph: Graph) -> np.ndarray:

@@ -1,0 +1,27 @@
+"""Trains a recommender, or resumes one: the same command does both.
+
+    python launch/train.py --config=configs/lightgcn.py \
+        --config.data.path=DIR --workdir=DIR
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from neggen_jax.errors import reported
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives.")
+
+
+def main(argv: list[str]) -> None:
+    """Calls the trainer."""
+    del argv
+    with reported():
+        from neggen_jax.train import train_and_evaluate
+
+        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

@@ -1,0 +1,184 @@
+"""Checkpoints: Orbax, asynchronous, the latest few and the best.
+
+A checkpoint holds the whole `State` and the little that the host knows (best
+value so far, evaluations since). It exists entirely or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from neggen_jax.errors import InputError
+from neggen_jax.step import State
+
+
+class _LatestAndBest(preservation_policy.PreservationPolicy):
+    """Keeps the newest `count`, and the first with the highest value."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        del context
+        keep = [False] * len(checkpoints)
+        keep[-self.count :] = [True] * min(self.count, len(checkpoints))
+        measured = [
+            (info.metrics["value"], -number)
+            for number, info in enumerate(checkpoints)
+            if info.metrics and info.metrics.get("value") is not None
+        ]
+        if measured:
+            keep[-max(measured)[1]] = True
+        return keep
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+      workdir: of the run; they stand in its subdirectory `checkpoints`.
+      keep: how many of the latest are kept beside the best.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str], keep: int = 2):
+        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_LatestAndBest(keep),
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint."""
+        return self._manager.latest_step()
+
+    def save(
+        self, state: State, meta: dict[str, Any], value: float | None
+    ) -> None:
+        """Begins to write; training may go on meanwhile.
+
+        Args:
+          state: its step names the checkpoint.
+          meta: JSON beside it.
+          value: what the best is chosen by, if it was measured.
+
+        Raises:
+          InputError: if the disk does not take it (now, or the one before).
+        """
+        step = int(jax.device_get(state.step))
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            self._manager.save(step, args=args, metrics={"value": value})
+        except Exception as error:
+            raise _unwritable(self.directory, error) from error
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+          InputError: if something could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise _unwritable(self.directory, error) from error
+
+    def restore(
+        self, abstract: State, step: int | None = None
+    ) -> tuple[State, dict[str, Any]]:
+        """Reads a checkpoint, onto the devices that `abstract` names.
+
+        Args:
+          abstract: shapes, dtypes and shardings.
+          step: which; by default the latest.
+
+        Raises:
+          InputError: if it is missing, damaged, or of another shape.
+        """
+        step = self.latest if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            raise InputError(
+                "There is no such checkpoint.",
+                where=self.directory,
+                expected=f"step {step}" if step is not None else "any step",
+                found=list(self._manager.all_steps()),
+                fix="train first, or name a step that is there",
+            )
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract),
+            meta=ocp.args.JsonRestore(),
+        )
+        try:
+            found = self._manager.restore(step, args=args)
+        except Exception as error:
+            others = [s for s in self._manager.all_steps() if s != step]
+            raise InputError(
+                f"The checkpoint of step {step} cannot be read.",
+                where=self.directory / str(step),
+                expected="a complete checkpoint of this model",
+                found=_first_line(error),
+                fix="move that directory away; the same command then goes on "
+                + (f"from step {max(others)}" if others else "from the start"),
+            ) from error
+        return found.state, found.meta
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _unwritable(directory: pathlib.Path, error: Exception) -> InputError:
+    free = shutil.disk_usage(directory).free if directory.exists() else 0
+    return InputError(
+        "A checkpoint could not be written; the ones before it are intact.",
+        where=directory,
+        found=f"{_first_line(error)} ({free / 2**20:.0f} MiB free)",
+        fix="make room, then run the same command again to resume",
+    )
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a JSON file that this package wrote."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(
+            "A file of the workdir is damaged.",
+            where=path,
+            expected="JSON",
+            found=_first_line(error),
+            fix="use a new --workdir, or restore the file",
+        ) from error
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)

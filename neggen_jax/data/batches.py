@@ -1,0 +1,284 @@
+"""Batches as a pure function of (seed, step).
+
+The train interactions are read as one endless stream: pass after pass, each
+in its own order, cut into batches of equal size. Position `p` of the stream
+is interaction `permute(p % n)` under the key `(seed, p // n)`, computed
+without any table: so any step can be formed at once, by any number of hosts,
+and a resumed run needs to know nothing but its step.
+
+Several steps are stacked for one dispatch to the devices. `tf_batches` forms
+them in tf.data; `numpy_batches` forms the same ones, bit for bit, where
+TensorFlow is not installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from neggen_jax.catalog import Catalog
+from neggen_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+_ROUNDS = 6
+# Odd multipliers, as hash finalisers use them; products wrap at 2^32.
+_MULTIPLY = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How steps are grouped into dispatches and epochs.
+
+    An epoch is the least number of steps that covers the train split once.
+    It is cut into dispatches of (nearly) equal length; only the last of an
+    epoch may hold fewer steps than its stack has room for.
+
+    Attributes:
+      steps_per_epoch: optimiser steps in one epoch.
+      steps_per_dispatch: batches stacked for one dispatch.
+    """
+
+    steps_per_epoch: int
+    steps_per_dispatch: int
+
+    @classmethod
+    def make(cls, interactions: int, batch: int, stack: int) -> Schedule:
+        """Cuts epochs into dispatches of at most `stack` steps."""
+        steps = math.ceil(interactions / batch)
+        dispatches = math.ceil(steps / stack)
+        return cls(steps, math.ceil(steps / dispatches))
+
+    @property
+    def dispatches_per_epoch(self) -> int:
+        """Dispatches in one epoch."""
+        return math.ceil(self.steps_per_epoch / self.steps_per_dispatch)
+
+    def start(self, dispatch: int) -> int:
+        """First step of a dispatch."""
+        epoch, part = divmod(dispatch, self.dispatches_per_epoch)
+        return epoch * self.steps_per_epoch + part * self.steps_per_dispatch
+
+    def count(self, dispatch: int) -> int:
+        """Number of steps in a dispatch."""
+        part = dispatch % self.dispatches_per_epoch
+        left = self.steps_per_epoch - part * self.steps_per_dispatch
+        return min(left, self.steps_per_dispatch)
+
+    def dispatch(self, step: int) -> int:
+        """The dispatch that starts at `step`.
+
+        Raises:
+          ValueError: if none does.
+        """
+        epoch, within = divmod(step, self.steps_per_epoch)
+        part, rest = divmod(within, self.steps_per_dispatch)
+        if rest:
+            raise ValueError(f"no dispatch starts at step {step}")
+        return epoch * self.dispatches_per_epoch + part
+
+
+class _NumPy:
+    """The four operations whose names differ between NumPy and TensorFlow."""
+
+    shift = staticmethod(np.right_shift)
+    where = staticmethod(np.where)
+
+    @staticmethod
+    def cast(x, dtype):
+        return np.asarray(x).astype(dtype)
+
+    @staticmethod
+    def loop(condition, body, x):
+        while condition(x).any():
+            x = body(x)
+        return x
+
+
+class _TensorFlow:
+    def __init__(self):
+        import tensorflow as tf
+
+        self.shift, self.where, self.cast = (
+            tf.bitwise.right_shift,
+            tf.where,
+            tf.cast,
+        )
+        self.loop = lambda condition, body, x: tf.while_loop(
+            lambda x: tf.reduce_any(condition(x)), lambda x: (body(x),), (x,)
+        )[0]
+
+
+def _mix(xp, x, key):
+    """Scrambles uint32 `x` under a uint32 key."""
+    x = (x ^ key) * _MULTIPLY[0]
+    x = (x ^ xp.shift(x, 15)) * _MULTIPLY[1]
+    x = (x ^ xp.shift(x, 13)) * _MULTIPLY[2]
+    return x ^ xp.shift(x, 16)
+
+
+def _encipher(xp, x, key, half: int):
+    """A Feistel network: a keyed bijection of `[0, 4**half)`, int64."""
+    mask = 2**half - 1
+    left = xp.cast(xp.shift(x, half), "uint32")
+    right = xp.cast(x & mask, "uint32")
+    for _ in range(_ROUNDS):
+        key = key + _MULTIPLY[0]
+        left, right = right, left ^ (_mix(xp, right, key) & mask)
+    return xp.cast(left, "int64") * 2**half + xp.cast(right, "int64")
+
+
+def permute(index, key, size: int, xp=_NumPy):
+    """Maps indices through a keyed permutation of `[0, size)`.
+
+    Indices that leave the range are enciphered again until they return
+    (cycle walking), which keeps the map a bijection of the range.
+
+    Args:
+      index: int64, in `[0, size)`.
+      key: uint32, of the same shape.
+      size: length of the range.
+      xp: NumPy, or TensorFlow.
+    """
+    half = _half_bits(size)
+    return xp.loop(
+        lambda x: x >= size,
+        lambda x: xp.where(x >= size, _encipher(xp, x, key, half), x),
+        _encipher(xp, index, key, half),
+    )
+
+
+def _half_bits(size: int) -> int:
+    return max(1, math.ceil((size - 1).bit_length() / 2))
+
+
+def stream_order(start, offsets, seed: int, size: int, xp=_NumPy):
+    """The interactions at some positions of the endless stream.
+
+    Args:
+      start: int64, first position.
+      offsets: int64, any shape, added to it.
+      seed: in `[0, 2**32)`.
+      size: number of interactions.
+      xp: NumPy, or TensorFlow.
+
+    Returns:
+      int64 indices of interactions, in the shape of `offsets`.
+    """
+    position = start + offsets
+    passes = xp.cast(position // size, "uint32")
+    return permute(position % size, _mix(xp, passes, seed), size, xp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The train interactions of one process, ready to be batched.
+
+    Attributes:
+      users: int32 `[n]`.
+      items: int32 `[n]`.
+      batch_size: examples of one step over all processes.
+      seed: of the order.
+      schedule: steps by dispatch.
+      item_tables: name -> array `[num_items, ...]`; its rows at the batch's
+        items are added to the batch (counterfactual vectors, say).
+      process: number of this process and of all processes; each forms its
+        own contiguous share of every batch.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    batch_size: int
+    seed: int
+    schedule: Schedule
+    item_tables: Mapping[str, np.ndarray] = dataclasses.field(
+        default_factory=dict
+    )
+    process: tuple[int, int] = (0, 1)
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.batch_size % self.process[1]:
+            raise InputError(
+                "The batch does not cut into equal shares.",
+                where="config.train.batch_size",
+                expected=f"a multiple of {self.process[1]} processes",
+                found=self.batch_size,
+            )
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """This process' positions relative to a stack's first, `[S, b]`."""
+        index, count = self.process
+        share = self.batch_size // count
+        rows = np.arange(self.schedule.steps_per_dispatch) * self.batch_size
+        return rows[:, None] + np.arange(share) + index * share
+
+
+def make_stream(
+    catalog: Catalog, batch_size: int, stack: int, seed: int, **options: Any
+) -> Stream:
+    """The stream of a catalogue's train split."""
+    train = catalog.train
+    schedule = Schedule.make(len(train), max(1, batch_size), stack)
+    return Stream(
+        train.users, train.items, batch_size, seed, schedule, **options
+    )
+
+
+def numpy_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
+    """Stacks of batches from dispatch `first` on, without end.
+
+    Yields:
+      "users" and "items", int32 `[steps_per_dispatch, batch_share]`, and the
+      rows of each item table, `[steps_per_dispatch, batch_share, ...]`.
+    """
+    size, offsets = len(stream.users), stream.offsets
+    dispatch = first
+    while True:
+        start = stream.schedule.start(dispatch) * stream.batch_size
+        index = stream_order(start, offsets, stream.seed, size)
+        items = stream.items[index]
+        rows = {name: t[items] for name, t in stream.item_tables.items()}
+        yield {"users": stream.users[index], "items": items, **rows}
+        dispatch += 1
+
+
+def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
+    """The same as `numpy_batches`, formed and prefetched by tf.data."""
+    import tensorflow as tf
+
+    # Training owns the accelerators; TensorFlow only feeds it.
+    tf.config.set_visible_devices([], "GPU")
+    xp = _TensorFlow()
+    size, schedule = len(stream.users), stream.schedule
+    columns = {
+        "users": tf.constant(stream.users),
+        "items": tf.constant(stream.items),
+    }
+    tables = {k: tf.constant(v) for k, v in stream.item_tables.items()}
+    offsets = tf.constant(stream.offsets, tf.int64)
+
+    def form(dispatch):
+        epoch = dispatch // schedule.dispatches_per_epoch
+        part = dispatch % schedule.dispatches_per_epoch
+        step = epoch * schedule.steps_per_epoch
+        step += part * schedule.steps_per_dispatch
+        start = step * stream.batch_size
+        index = stream_order(start, offsets, stream.seed, size, xp)
+        batch = {k: tf.gather(v, index) for k, v in columns.items()}
+        rows = {k: tf.gather(v, batch["items"]) for k, v in tables.items()}
+        return batch | rows
+
+    numbers = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+    dataset = numbers.map(form, num_parallel_calls=1).prefetch(2)
+    return dataset.as_numpy_iterator()
+
+
+PIPELINES: dict[str, Callable[[Stream, int], Iterator[Batch]]] = {
+    "tf.data": tf_batches,
+    "numpy": numpy_batches,
+}

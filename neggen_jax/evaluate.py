@@ -1,0 +1,259 @@
+"""Exact full-catalogue evaluation.
+
+Every held-out user is ranked against the whole catalogue, with what they are
+known to have left out: train items for `valid`, train and valid items for
+`test`. Users go through in blocks, items in tiles (`ops/ranking.py`); memory
+does not grow with users x items, and the numbers depend neither on the block
+size nor on the devices, to the last digit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neggen_jax import metrics
+from neggen_jax.catalog import Catalog, Features
+from neggen_jax.errors import InputError
+from neggen_jax.ops import ranking
+from neggen_jax.ops.positives import Positives, contains, make_positives
+from neggen_jax.partition import Partition
+
+# Which splits a user is known to have interacted in when one is evaluated.
+SEEN = {"valid": ("train",), "test": ("train", "valid")}
+
+# Cut-off of the measures that look at lists rather than at hits.
+LIST_CUTOFF = 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ranked:
+    """The recommendations of every evaluated user.
+
+    Attributes:
+      users: int32 `[U]`, those with a held-out item, ascending.
+      lists: int32 `[U, K]`; -1 where fewer than K items remained.
+      hits: bool `[U, K]`, whether the item is held out.
+      relevant: int64 `[U]`, number of held-out items.
+    """
+
+    users: np.ndarray
+    lists: np.ndarray
+    hits: np.ndarray
+    relevant: np.ndarray
+
+
+class Ranker:
+    """Ranks the catalogue for the held-out users of one split.
+
+    Args:
+      catalog: the dataset.
+      split: "valid" or "test".
+      partition: where the work is done.
+      k: length of the lists.
+      block_size: users ranked in one dispatch; rounded up to whole tiles,
+        and without influence on any result.
+
+    Raises:
+      InputError: if the split is unknown or k exceeds the catalogue.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        split: str,
+        partition: Partition,
+        *,
+        k: int = 50,
+        block_size: int = 1024,
+    ):
+        if split not in SEEN:
+            raise InputError(
+                f"The split {split!r} cannot be evaluated.",
+                expected=" or ".join(map(repr, SEEN)),
+            )
+        if not 1 <= k <= catalog.num_items:
+            raise InputError(
+                "The lists are longer than the catalogue.",
+                where="config.evaluate.cutoffs",
+                expected=f"cut-offs from 1 to {catalog.num_items}",
+                found=k,
+                fix="leave the larger cut-offs out",
+            )
+        self.partition, self.k = partition, k
+        self.catalog, self.split = catalog, split
+        heldout = catalog.splits[split]
+        self.users = np.unique(heldout.users)
+        self.relevant = np.bincount(heldout.users)[self.users]
+        self._heldout = make_positives(
+            heldout.users,
+            heldout.items,
+            catalog.num_users,
+            catalog.num_items,
+            partition,
+        )
+        self._seen = _rows(catalog, SEEN[split])
+        tile = ranking.TILE_QUERIES * partition.shards("batch")
+        fitting = min(block_size, len(self.users))
+        self.block = max(1, -(-fitting // tile)) * tile
+        indptr = self._seen[0]
+        degrees = (indptr[1:] - indptr[:-1])[self.users]
+        starts = np.arange(0, len(self.users), self.block)
+        self._width = int(np.add.reduceat(degrees, starts).max())
+        self._rank = jax.jit(self._rank_block)
+        self._tile = jax.jit(
+            self._tiled, out_shardings=partition.sharding("item", None)
+        )
+
+    def _tiled(self, items: jax.Array) -> jax.Array:
+        size = ranking.tiled_size(self.catalog.num_items, self.partition)
+        items = items[: self.catalog.num_items].astype(jnp.float32)
+        return jnp.pad(items, ((0, size - len(items)), (0, 0)))
+
+    def _rank_block(
+        self,
+        users: jax.Array,
+        items: jax.Array,
+        block: jax.Array,
+        excluded: ranking.Excluded,
+        heldout: Positives,
+    ) -> tuple[jax.Array, jax.Array]:
+        queries = users[block].astype(jnp.float32)
+        _, found = ranking.top_k(
+            queries,
+            items,
+            excluded,
+            k=self.k,
+            num_items=self.catalog.num_items,
+            partition=self.partition,
+        )
+        owners = jnp.broadcast_to(block[:, None], found.shape)
+        return found, contains(heldout, owners, found) & (found >= 0)
+
+    def __call__(self, users: jax.Array, items: jax.Array) -> Ranked:
+        """Ranks by inner product.
+
+        Args:
+          users: `[user_rows, d]`.
+          items: `[item_rows, d]`.
+        """
+        table = self._tile(items)
+        pending: list[Any] = []
+        done: list[tuple[np.ndarray, np.ndarray]] = []
+        for start in range(0, len(self.users), self.block):
+            block = self.users[start : start + self.block]
+            padding = (0, self.block - len(block))
+            excluded = ranking.exclude(block, *self._seen, self._width)
+            pending.append(
+                self._rank(
+                    users,
+                    table,
+                    self.partition.put(np.pad(block, padding), "batch"),
+                    jax.tree.map(
+                        lambda v: self.partition.put(v, None), excluded
+                    ),
+                    self._heldout,
+                )
+            )
+            # One block computes while the one before is fetched, and no more
+            # than that is ever held on the devices.
+            if len(pending) > 1:
+                done.append(_fetch(pending.pop(0)))
+        done.extend(_fetch(block) for block in pending)
+        count = len(self.users)
+        lists, hits = (
+            np.concatenate([block[part] for block in done])[:count]
+            for part in (0, 1)
+        )
+        return Ranked(self.users, lists, hits, self.relevant)
+
+
+def _fetch(block: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
+    return jax.device_get(block)
+
+
+def _rows(
+    catalog: Catalog, splits: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items of each user over some splits, as `(indptr, items)`."""
+    users = np.concatenate([catalog.splits[s].users for s in splits])
+    items = np.concatenate([catalog.splits[s].items for s in splits])
+    degree = np.bincount(users, minlength=catalog.num_users)
+    indptr = np.concatenate([[0], np.cumsum(degree)])
+    return indptr, items[np.argsort(users, kind="stable")]
+
+
+def accuracy(ranked: Ranked, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Accuracy of every user at every cut-off; see `metrics.accuracy`."""
+    return metrics.accuracy(ranked.hits, ranked.relevant, cutoffs)
+
+
+def report(
+    ranked: Ranked, catalog: Catalog, split: str, cutoffs: tuple[int, ...]
+) -> tuple[dict[str, float], dict[str, list]]:
+    """All measures of METHODS: accuracy, and what the lists look like.
+
+    Args:
+      ranked: from `Ranker`, with lists at least as long as every cut-off.
+      catalog: the dataset.
+      split: that was ranked.
+      cutoffs: of the accuracy metrics.
+
+    Returns:
+      Measure -> value, and recall by popularity decile.
+    """
+    k = min(LIST_CUTOFF, ranked.lists.shape[1])
+    values = metrics.summarize(accuracy(ranked, cutoffs))
+    popularity = catalog.popularity()
+    exposed = metrics.exposure(ranked.lists, catalog.num_items, k)
+    values |= metrics.list_metrics(exposed, popularity, k)
+    for name, matrix in catalog.features.items():
+        spread = diversity(ranked.lists[:, :k], matrix)
+        spread = spread[np.isfinite(spread)]
+        if spread.size:
+            label = f"diversity_{name}@{k}"
+            values |= metrics.summarize({label: spread})
+    deciles = metrics.popularity_deciles(
+        ranked.hits, ranked.lists, catalog.splits[split].items, popularity, k
+    )
+    return values, deciles
+
+
+def diversity(lists: np.ndarray, matrix: Features) -> np.ndarray:
+    """Mean cosine distance between the items of each list, by one modality.
+
+    The same as `metrics.intra_list_diversity`, on the device in float32.
+
+    Args:
+      lists: int32 `[U, k]`.
+      matrix: features of the items.
+
+    Returns:
+      float64 `[U]`; NaN where a list has fewer than two present items.
+    """
+    values, present = jnp.asarray(matrix.values), jnp.asarray(matrix.present)
+    block = 256
+    out = []
+    for start in range(0, len(lists), block):
+        part = lists[start : start + block]
+        padded = np.pad(part, ((0, block - len(part)), (0, 0)))
+        out.append(np.asarray(_diversity(padded, values, present))[: len(part)])
+    return np.concatenate(out).astype(np.float64)
+
+
+@functools.partial(jax.jit)
+def _diversity(lists, values, present):
+    vectors = values[lists]
+    norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+    unit = vectors / jnp.maximum(norms, 1e-12)
+    real = (lists >= 0) & present[lists]
+    n = real.sum(axis=1)
+    total = jnp.where(real[..., None], unit, 0.0).sum(axis=1)
+    cosines = jnp.square(total).sum(axis=-1) - n
+    mean = 1 - cosines / jnp.maximum(n * (n - 1), 1)
+    return jnp.where(n > 1, jnp.clip(mean, 0, 2), jnp.nan)

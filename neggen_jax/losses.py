@@ -1,0 +1,178 @@
+"""Losses: pure functions of what was encoded, the batch and its negatives.
+
+Each takes `(encoded, batch, negatives)` and keywords from the config, and
+returns a scalar. `negatives` maps the names that the config gave its sources
+to what they drew. All means are over the batch, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from neggen_jax.errors import InputError, nearest
+from neggen_jax.models.encoder import Encoded
+from neggen_jax.negatives.source import Batch, Negatives
+
+Drawn = Mapping[str, Negatives]
+
+
+def _drawn(negatives: Drawn, source: str) -> Negatives:
+    if source not in negatives:
+        raise InputError(
+            f"A loss reads negatives of {source!r}, which nothing draws.",
+            where="config.losses",
+            fix=nearest(source, negatives),
+        )
+    return negatives[source]
+
+
+def _view(encoded: Encoded, name: str) -> tuple[Any, Any]:
+    """The tables of a view; "" stands for the final embeddings."""
+    if not name:
+        return encoded.users, encoded.items
+    if name not in encoded.views:
+        raise InputError(
+            f"A loss reads the view {name!r}, which the encoder lacks.",
+            where="config.losses",
+            fix=nearest(name, encoded.views),
+        )
+    return encoded.views[name]
+
+
+def bpr(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    source: str = "sampled",
+    view: str = "",
+) -> jax.Array:
+    """Bayesian personalised ranking (Rendle et al., UAI 2009).
+
+    The mean over pairs and their negatives of `softplus(y_neg - y_pos)`,
+    which is `-log sigmoid(y_pos - y_neg)` in its stable form.
+
+    Args:
+      encoded: embeddings.
+      batch: positive pairs.
+      negatives: by source.
+      source: whose negatives.
+      view: which tables score; a view needs negatives that are items.
+    """
+    drawn = _drawn(negatives, source)
+    user_table, item_table = _view(encoded, view)
+    users = user_table[batch["users"]].astype(jnp.float32)
+    items = item_table[batch["items"]].astype(jnp.float32)
+    vectors = drawn.vectors if not view else item_table[drawn.items]
+    positive = (users * items).sum(-1, keepdims=True)
+    negative = jnp.einsum("bd,bkd->bk", users, vectors.astype(jnp.float32))
+    losses = jax.nn.softplus(negative - positive) * drawn.weights
+    return losses.sum() / jnp.maximum(drawn.weights.sum(), 1.0)
+
+
+def content_bpr(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    source: str = "sampled",
+    views: tuple[str, ...] = (),
+) -> jax.Array:
+    """The sum of `bpr` over modality views (FREEDOM, ACM MM 2023, eq. 15).
+
+    Args:
+      encoded: embeddings.
+      batch: positive pairs.
+      negatives: by source.
+      source: whose negatives.
+      views: which ones; () takes all but "ego".
+    """
+    names = views or tuple(name for name in encoded.views if name != "ego")
+    terms = [
+        bpr(encoded, batch, negatives, source=source, view=name)
+        for name in names
+    ]
+    return jnp.sum(jnp.stack(terms))
+
+
+def l2(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    source: str = "sampled",
+    view: str = "ego",
+) -> jax.Array:
+    """Half the squared norms of the embeddings that the batch reads, per pair.
+
+    Args:
+      encoded: embeddings.
+      batch: positive pairs.
+      negatives: by source; they must be items.
+      source: whose negatives.
+      view: "ego" for free embeddings, "" for the final ones.
+    """
+    user_table, item_table = _view(encoded, view)
+    drawn = _drawn(negatives, source)
+    squares = (
+        _square(user_table[batch["users"]])
+        + _square(item_table[batch["items"]])
+        + _square(item_table[drawn.items]) / drawn.weights.shape[1]
+    )
+    return squares / (2 * len(batch["users"]))
+
+
+def _square(x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(x.astype(jnp.float32)))
+
+
+def infonce(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    left: str,
+    right: str,
+    temperature: float = 0.2,
+) -> jax.Array:
+    """In-batch InfoNCE between two views, users and positive items.
+
+    Each row's own counterpart is its positive, the other rows' are its
+    negatives; similarity is the cosine (van den Oord et al., 2018).
+
+    Args:
+      encoded: embeddings.
+      batch: positive pairs.
+      negatives: unused.
+      left: view of the anchors.
+      right: view that they are told apart in.
+      temperature: divides the cosines.
+    """
+    del negatives
+    total = jnp.zeros(())
+    for side, rows in enumerate((batch["users"], batch["items"])):
+        anchors = _unit(_view(encoded, left)[side][rows])
+        others = _unit(_view(encoded, right)[side][rows])
+        logits = anchors @ others.T / temperature
+        own = jnp.diagonal(logits)
+        total += jnp.mean(jax.nn.logsumexp(logits, axis=1) - own)
+    return total
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    # The floor keeps the gradient of a zero row finite.
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "bpr": bpr,
+    "content_bpr": content_bpr,
+    "infonce": infonce,
+    "l2": l2,
+}

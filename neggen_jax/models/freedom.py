@@ -1,0 +1,104 @@
+"""FREEDOM.
+
+Zhou and Shen, "A tale of two graphs: freezing and denoising graph structures
+for multimodal recommendation", ACM MM 2023: a frozen item-item graph of the
+modalities (eq. 4-7), a user-item graph whose edges are pruned anew each
+epoch, popular ends first (eq. 8-10), and a pairwise loss on the projected
+features (eq. 15), which is `bpr` on the views this encoder gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import FrozenDict
+
+from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
+from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.models.lightgcn import propagate
+from neggen_jax.ops.sparse import Graph, multiply, subset
+
+
+def prune(graph: Graph, key: jax.Array, num_edges: int, keep: int) -> Graph:
+    """Keeps edges drawn without replacement, in proportion to their weight.
+
+    With weights `1 / sqrt(d_u d_i)` edges between popular ends go first.
+    Drawing is by Gumbel top-k, which equals drawing one after another.
+
+    Args:
+      graph: the normalised user-item graph.
+      key: of the draw.
+      num_edges: edges in the graph.
+      keep: edges to keep.
+    """
+    rows = graph.forward
+    real = rows.edges < num_edges
+    # Padding has weight zero: log gives -inf, and it is never drawn.
+    scores = jnp.log(rows.weights) + jax.random.gumbel(key, rows.weights.shape)
+    scores = jnp.where(real, scores, -jnp.inf)
+    _, drawn = jax.lax.top_k(scores.reshape(-1), keep)
+    kept = (
+        jnp.zeros(num_edges, bool).at[rows.edges.reshape(-1)[drawn]].set(True)
+    )
+    return subset(graph, kept, keep)
+
+
+class FREEDOM(Encoder):
+    """LightGCN on a pruned graph, plus item vectors smoothed by content.
+
+    Attributes:
+      layers: propagation steps on the user-item graph.
+      item_layers: propagation steps on the item-item graph.
+      neighbours: nearest items kept for each item, itself included.
+      dropout: share of the user-item edges left out of each epoch.
+      graph_weights: modality -> weight of its item-item graph.
+      modalities: which ones to read; () reads all.
+      train_features: also learn the raw features, as the authors' code does.
+    """
+
+    layers: int = 2
+    item_layers: int = 1
+    neighbours: int = 10
+    dropout: float = 0.8
+    graph_weights: Mapping[str, float] = FrozenDict(text=0.9, image=0.1)
+    modalities: tuple[str, ...] = ()
+    train_features: bool = False
+
+    def needs(self) -> Needs:
+        """Both graphs and the feature matrices."""
+        return Needs(
+            user_item=True,
+            features=True,
+            item_item=ItemGraph(self.neighbours, "binary"),
+            modalities=tuple(self.modalities),
+            fuse=self.graph_weights,
+        )
+
+    def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
+        """Prunes the user-item graph."""
+        edges = inputs.positives.items.size
+        keep = int(edges * (1 - self.dropout))
+        if not 0 < keep < edges:
+            return inputs
+        pruned = prune(inputs.user_item, key, edges, keep)
+        return dataclasses.replace(inputs, user_item=pruned)
+
+    @nn.compact
+    def __call__(self, inputs: Inputs) -> Encoded:
+        """Propagates over both graphs; views hold the projected features."""
+        ego = self.user_table(), self.item_table()
+        users, items = propagate(inputs.user_item, *ego, self.layers)
+        similar = ego[1]
+        for _ in range(self.item_layers):
+            similar = multiply(inputs.item_item["fused"], similar)
+        views = {"ego": ego}
+        for name, matrix in sorted(inputs.features.items()):
+            values = matrix.values
+            if self.train_features:
+                values = self.param(f"{name}_features", lambda _, v=values: v)
+            views[name] = (users, nn.Dense(self.dim, name=name)(values))
+        return Encoded(users, items + similar, views)

@@ -1,0 +1,60 @@
+"""LightGCN.
+
+He et al., "LightGCN: simplifying and powering graph convolution network for
+recommendation", SIGIR 2020: linear propagation over the user-item graph
+(eq. 3), mean over the layers (eq. 4).
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from neggen_jax.data.inputs import Inputs, Needs
+from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.ops.sparse import Graph, multiply
+
+
+def propagate(
+    graph: Graph, users: jax.Array, items: jax.Array, layers: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mean over layers `0..L` of propagation on a bipartite graph.
+
+    Args:
+      graph: normalised, `[user_rows, item_rows]`.
+      users: `[user_rows, d]`, layer 0.
+      items: `[item_rows, d]`, layer 0.
+      layers: L.
+
+    Returns:
+      Users and items, in the shapes they came in.
+    """
+    sum_users, sum_items = users, items
+    for _ in range(layers):
+        users, items = (
+            multiply(graph, items),
+            multiply(graph.transpose, users),
+        )
+        sum_users, sum_items = sum_users + users, sum_items + items
+    return sum_users / (layers + 1), sum_items / (layers + 1)
+
+
+class LightGCN(Encoder):
+    """Free vectors, smoothed over the user-item graph.
+
+    Attributes:
+      layers: propagation steps.
+    """
+
+    layers: int = 2
+
+    def needs(self) -> Needs:
+        """The user-item graph."""
+        return Needs(user_item=True)
+
+    @nn.compact
+    def __call__(self, inputs: Inputs) -> Encoded:
+        """Propagates the tables."""
+        ego = self.user_table(), self.item_table()
+        users, items = propagate(inputs.user_item, *ego, self.layers)
+        return Encoded(users, items, {"ego": ego})

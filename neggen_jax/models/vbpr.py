@@ -1,0 +1,41 @@
+"""VBPR.
+
+He and McAuley, "VBPR: visual Bayesian personalized ranking from implicit
+feedback", AAAI 2016, eq. 4, without its bias terms, and with the features of
+all modalities side by side in the place of the visual ones.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from neggen_jax.data.inputs import Inputs, Needs
+from neggen_jax.models.encoder import Encoded, Encoder, concatenated
+
+
+class VBPR(Encoder):
+    """Free vectors beside a linear projection of the items' features.
+
+    Attributes:
+      modalities: which ones to read; () reads all.
+    """
+
+    modalities: tuple[str, ...] = ()
+
+    def needs(self) -> Needs:
+        """The feature matrices."""
+        return Needs(features=True, modalities=tuple(self.modalities))
+
+    @nn.compact
+    def __call__(self, inputs: Inputs) -> Encoded:
+        """Returns vectors of width `2 dim`: free half, content half."""
+        users = self.user_table(dim=2 * self.dim)
+        free = self.item_table()
+        content = nn.Dense(
+            self.dim,
+            kernel_init=nn.initializers.xavier_normal(),
+            name="projection",
+        )(concatenated(inputs))
+        items = jnp.concatenate([free, content], axis=1)
+        return Encoded(users, items, {"ego": (users, items)})

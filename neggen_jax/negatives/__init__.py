@@ -1,0 +1,9 @@
+"""Where a pair's negatives come from."""
+
+from neggen_jax.negatives.catalogue import Popularity, Uniform
+from neggen_jax.negatives.source import Source
+
+SOURCES: dict[str, type[Source]] = {
+    "uniform": Uniform,
+    "popularity": Popularity,
+}

@@ -1,0 +1,64 @@
+"""The contract of a source of negatives.
+
+A source is a Flax module that gives each positive pair of a batch `K`
+negatives, as catalogue items or as vectors that belong to no item. It may
+have parameters and losses of its own, and may prepare something once an
+epoch. Losses read what it gives under the name that the config gave it.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+
+from neggen_jax.data.inputs import Inputs
+from neggen_jax.models.encoder import Encoded
+
+# users and items: int32 [B]; more columns where sources want them.
+Batch = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class Negatives:
+    """Negatives of one batch.
+
+    Attributes:
+      vectors: `[B, K, d]`, scored as `<user, vector>`.
+      weights: `[B, K]`; 0 leaves one out.
+      items: int32 `[B, K]` where they are catalogue items, else None.
+      losses: the source's own losses, added to the total as they are.
+      metrics: scalars worth logging.
+    """
+
+    vectors: jax.Array
+    weights: jax.Array
+    items: jax.Array | None = None
+    losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
+class Source(nn.Module):
+    """Base of all sources.
+
+    Random numbers come from `self.make_rng("negatives")`; the key is a
+    function of the run's seed and the step.
+    """
+
+    def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
+        """Adds to `inputs.prepared` what one epoch needs; pure."""
+        del key
+        return inputs
+
+    def __call__(
+        self, encoded: Encoded, inputs: Inputs, batch: Batch, epoch: jax.Array
+    ) -> Negatives:
+        """Gives the batch its negatives.
+
+        Args:
+          encoded: of all users and items.
+          inputs: as prepared for the epoch.
+          batch: positive pairs.
+          epoch: float32 scalar, epochs done so far, for schedules.
+        """
+        raise NotImplementedError

@@ -1,0 +1,147 @@
+"""A recommender is a composition: an encoder, sources of negatives, losses.
+
+`build` makes one from a config; nothing here knows any method by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from neggen_jax.data.inputs import Inputs, Sizes
+from neggen_jax.errors import InputError, nearest
+from neggen_jax.losses import LOSSES
+from neggen_jax.models import ENCODERS
+from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.negatives import SOURCES
+from neggen_jax.negatives.source import Batch, Source
+
+Loss = Callable[..., jax.Array]
+
+
+class Recommender(nn.Module):
+    """Everything that is trained.
+
+    Attributes:
+      encoder: ids, graphs and features to embeddings.
+      sources: name -> where negatives come from.
+      losses: name -> (weight, loss).
+    """
+
+    encoder: Encoder
+    sources: Mapping[str, Source]
+    losses: Mapping[str, tuple[float, Loss]]
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """Embeds every user and item."""
+        return self.encoder(inputs)
+
+    def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
+        """The inputs of one training epoch; pure."""
+        modules = [self.encoder, *self.sources.values()]
+        for number, module in enumerate(modules):
+            inputs = module.prepare(inputs, jax.random.fold_in(key, number))
+        return inputs
+
+    def __call__(
+        self, inputs: Inputs, batch: Batch, epoch: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of one batch.
+
+        Args:
+          inputs: as prepared for the epoch.
+          batch: positive pairs, int32 `[B]` each.
+          epoch: float32 scalar, epochs done so far.
+
+        Returns:
+          The total, and every term and metric by name.
+        """
+        encoded = self.encoder(inputs)
+        drawn = {
+            name: source(encoded, inputs, batch, epoch)
+            for name, source in self.sources.items()
+        }
+        total, terms = jnp.zeros(()), {}
+        for name, (weight, loss) in self.losses.items():
+            terms[name] = loss(encoded, batch, drawn)
+            total += weight * terms[name]
+        for name, negatives in drawn.items():
+            for key, value in negatives.losses.items():
+                terms[f"{name}/{key}"] = value
+                total += value
+            for key, value in negatives.metrics.items():
+                terms[f"{name}/{key}"] = jax.lax.stop_gradient(value)
+        return total, {"loss": total, **terms}
+
+
+def build(config: ConfigDict, sizes: Sizes) -> Recommender:
+    """Makes the recommender that a config describes.
+
+    Args:
+      config: with `encoder`, `negatives` and `losses`; each part has a
+        `name` that stands in a registry, and the keywords of what it names.
+      sizes: of the catalogue over the mesh.
+
+    Raises:
+      InputError: for unknown names and keywords, with the nearest known.
+    """
+    sources = {
+        name: _make(SOURCES, part, f"config.negatives.{name}", name=name)
+        for name, part in config.negatives.items()
+    }
+    losses = {}
+    for name, part in config.losses.items():
+        where = f"config.losses.{name}"
+        loss, keywords = _lookup(LOSSES, part, where, skip=("weight",))
+        losses[name] = (part.weight, functools.partial(loss, **keywords))
+    return Recommender(
+        encoder=_make(ENCODERS, config.encoder, "config.encoder", sizes=sizes),
+        sources=sources,
+        losses=losses,
+    )
+
+
+def _make(registry: Mapping[str, Any], part: Any, where: str, **given: Any):
+    target, keywords = _lookup(registry, part, where)
+    return target(**given, **keywords)
+
+
+def _lookup(
+    registry: Mapping[str, Any], part: Any, where: str, skip: tuple = ()
+) -> tuple[Any, dict[str, Any]]:
+    name = part.get("name", None)
+    if name not in registry:
+        raise InputError(
+            f"Unknown name {name!r}.",
+            where=f"{where}.name",
+            fix=nearest(str(name), registry),
+        )
+    target = registry[name]
+    known = set(inspect.signature(target).parameters)
+    known -= {"parent", "name", "sizes", "encoded", "batch", "negatives"}
+    keywords = {}
+    for key, value in part.items():
+        if key == "name" or key in skip:
+            continue
+        if key not in known:
+            raise InputError(
+                f"{name!r} takes no {key!r}.",
+                where=f"{where}.{key}",
+                fix=nearest(key, known),
+            )
+        keywords[key] = _frozen(value)
+    return target, keywords
+
+
+def _frozen(value: Any) -> Any:
+    """Hashable forms, as Flax modules want their attributes."""
+    if isinstance(value, ConfigDict):
+        return nn.FrozenDict(value.to_dict())
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,224 @@
+"""A run: config, dataset, mesh and recommender, composed and placed.
+
+Shared by `train.py`, which changes its state, and by the commands that read
+what was trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from neggen_jax import evaluate, optimizer, recommender
+from neggen_jax.catalog import Catalog
+from neggen_jax.checkpoint import Checkpoints, read_json
+from neggen_jax.data import batches, inputs, store
+from neggen_jax.errors import InputError, nearest
+from neggen_jax.partition import Partition, make_partition
+from neggen_jax.step import Program, State
+
+_METRICS = ("recall", "ndcg", "precision", "map", "mrr", "hitrate")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """Everything that stands still while a run trains.
+
+    Attributes:
+      config: of the experiment.
+      catalog: the dataset.
+      partition: the mesh.
+      program: the pure functions.
+      stream: of batches.
+      inputs: graphs and features, whole; epochs are prepared from them.
+    """
+
+    config: ConfigDict
+    catalog: Catalog
+    partition: Partition
+    program: Program
+    stream: batches.Stream
+    inputs: inputs.Inputs
+
+    @classmethod
+    def make(cls, config: ConfigDict, catalog: Catalog | None = None) -> Run:
+        """Composes a run; nothing is computed on the devices yet.
+
+        Args:
+          config: of the experiment.
+          catalog: if it is in memory already; otherwise it is loaded from
+            `config.data.path`.
+
+        Raises:
+          InputError: for bad values, unknown names and unfit data.
+        """
+        partition = make_partition(config.mesh.data, config.mesh.model)
+        check(config, partition)
+        if catalog is None:
+            catalog = store.load(config.data.path)
+        stream = batches.make_stream(
+            catalog,
+            config.train.batch_size,
+            config.train.steps_per_dispatch,
+            config.seed,
+            process=(jax.process_index(), jax.process_count()),
+        )
+        steps = stream.schedule.steps_per_epoch
+        sizes = inputs.sizes(catalog, partition)
+        model = recommender.build(config, sizes)
+        program = Program(
+            recommender=model,
+            optimizer=optimizer.make(
+                config.optimizer, config.train.epochs * steps
+            ),
+            partition=partition,
+            seed=config.seed,
+            steps_per_epoch=steps,
+            dtype=config.train.dtype,
+            decay=config.train.ema,
+        )
+        placed = inputs.build(catalog, model.encoder.needs(), partition)
+        return cls(config, catalog, partition, program, stream, placed)
+
+    def start(self) -> tuple[State, State]:
+        """The state of step 0, and its abstract form; see `Program.place`."""
+        zeros = np.zeros(self.config.train.batch_size, np.int32)
+        batch = {
+            name: self.partition.put(zeros, "batch")
+            for name in ("users", "items")
+        }
+        return self.program.place(self.inputs, batch)
+
+    def batches(self, first: int) -> Iterator[dict[str, jax.Array]]:
+        """Stacks from dispatch `first` on, placed on the devices."""
+        pipeline = batches.PIPELINES[self.config.data.pipeline]
+        sharding = self.partition.sharding("step", "batch")
+        for stack in pipeline(self.stream, first):
+            yield {
+                name: jax.make_array_from_process_local_data(sharding, column)
+                for name, column in stack.items()
+            }
+
+    def ranker(self, split: str) -> evaluate.Ranker:
+        """Ranks the held-out users of a split."""
+        return evaluate.Ranker(
+            self.catalog,
+            split,
+            self.partition,
+            k=max(self.config.evaluate.cutoffs),
+            block_size=self.config.evaluate.block_size,
+        )
+
+
+def reopen(workdir: str | os.PathLike[str]) -> tuple[Run, State, int]:
+    """The run of a workdir with the state of its best step.
+
+    Returns:
+      The run, its best state and the step of that state.
+
+    Raises:
+      InputError: if there is no run, nothing was saved, or the dataset is
+        not there any more or has changed.
+    """
+    directory = pathlib.Path(workdir)
+    path = directory / "run.json"
+    if not path.exists():
+        raise InputError(
+            "There is no run here.",
+            where=directory,
+            expected="a --workdir that launch/train.py has written",
+        )
+    identity = read_json(path)
+    config = ConfigDict(identity["config"])
+    run = Run.make(config)
+    if run.catalog.fingerprint != identity["fingerprint"]:
+        raise InputError(
+            "The dataset has changed since the run was trained.",
+            where=config.data.path,
+            expected=identity["fingerprint"],
+            found=run.catalog.fingerprint,
+            fix="prepare it as it was, or train again in a new workdir",
+        )
+    _, abstract = run.start()
+    with Checkpoints(directory) as checkpoints:
+        _, meta = checkpoints.restore(abstract)
+        state, _ = checkpoints.restore(abstract, meta["best_step"])
+    return run, state, meta["best_step"]
+
+
+def evaluate_state(
+    run: Run, state: State, split: str, *, directory: pathlib.Path | None = None
+) -> tuple[dict[str, float], dict[str, list]]:
+    """All measures of one split.
+
+    Args:
+      run: composed.
+      state: whose averaged or plain parameters rank.
+      split: "valid" or "test".
+      directory: where each user's own values are written, for tests of
+        significance: `per_user_<split>.npz`, "users" and one array a metric.
+
+    Returns:
+      Measure -> value, and recall by popularity decile.
+    """
+    users, items = jax.jit(run.program.encode)(state.evaluated, run.inputs)
+    ranked = run.ranker(split)(users, items)
+    cutoffs = tuple(run.config.evaluate.cutoffs)
+    if directory is not None:
+        columns: dict[str, Any] = evaluate.accuracy(ranked, cutoffs)
+        path = directory / f"per_user_{split}.npz"
+        np.savez_compressed(path, users=ranked.users, **columns)
+    return evaluate.report(ranked, run.catalog, split, cutoffs)
+
+
+def check(config: ConfigDict, partition: Partition) -> None:
+    """Checks values that no other room would refuse in time.
+
+    Raises:
+      InputError: naming the key.
+    """
+    train = config.train
+    _one_of(train.dtype, ("float32", "bfloat16"), "train.dtype")
+    _one_of(config.data.pipeline, batches.PIPELINES, "data.pipeline")
+    cutoffs = config.evaluate.cutoffs
+    metrics = [f"{name}@{k}" for name in _METRICS for k in cutoffs]
+    _one_of(train.metric, metrics, "train.metric")
+    for key in (
+        "batch_size",
+        "epochs",
+        "steps_per_dispatch",
+        "eval_every",
+        "checkpoint_every",
+        "keep",
+    ):
+        if train[key] < 1:
+            raise InputError(
+                f"Bad value of {key!r}.",
+                where=f"config.train.{key}",
+                expected="at least 1",
+                found=train[key],
+            )
+    shards = partition.shards("batch")
+    if train.batch_size % shards:
+        raise InputError(
+            "The batch does not cut evenly over the mesh.",
+            where="config.train.batch_size",
+            expected=f"a multiple of {shards}",
+            found=train.batch_size,
+        )
+
+
+def _one_of(value: str, known: Any, key: str) -> None:
+    if value not in known:
+        raise InputError(
+            f"Unknown value {value!r}.",
+            where=f"config.{key}",
+            fix=nearest(value, known),
+        )

@@ -1,0 +1,208 @@
+"""One optimiser step, and many of them in one dispatch to the devices.
+
+Everything here is a pure function of its arguments: `State` goes in and
+comes out, random numbers follow from the run's seed and the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from neggen_jax.data.inputs import Inputs
+from neggen_jax.partition import Partition
+from neggen_jax.recommender import Recommender
+
+Terms = dict[str, jax.Array]
+Stack = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class State:
+    """What training changes.
+
+    Attributes:
+      step: int32 scalar, steps done.
+      params: of the recommender.
+      opt_state: of the optimiser.
+      average: running average of `params`, or None where none is kept.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    average: Any
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters that rankings are made with."""
+        return self.params if self.average is None else self.average
+
+
+@flax.struct.dataclass
+class Report:
+    """What a dispatch tells of its steps.
+
+    Attributes:
+      means: of each loss term and metric over the steps.
+      bad_step: int32, the first step with a loss that is not finite; -1.
+      bad_terms: the terms of that step.
+    """
+
+    means: Terms
+    bad_step: jax.Array
+    bad_terms: Terms
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The pure functions of one run.
+
+    Attributes:
+      recommender: what is trained.
+      optimizer: how.
+      partition: where.
+      seed: of everything random.
+      steps_per_epoch: for schedules that count epochs.
+      dtype: of activations; parameters and losses stay float32.
+      decay: of the running average; 0 keeps none.
+    """
+
+    recommender: Recommender
+    optimizer: optax.GradientTransformation
+    partition: Partition
+    seed: int
+    steps_per_epoch: int
+    dtype: str = "float32"
+    decay: float = 0.0
+
+    def key(self, purpose: int) -> jax.Array:
+        """An independent key for each purpose."""
+        return jax.random.fold_in(jax.random.key(self.seed), purpose)
+
+    def init(self, inputs: Inputs, batch: Stack) -> State:
+        """The state of step 0, with axes named where modules named them."""
+        params_key, draw_key = jax.random.split(self.key(0))
+        params = self.recommender.init(
+            {"params": params_key, "negatives": draw_key},
+            inputs,
+            batch,
+            jnp.zeros(()),
+        )["params"]
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=self.optimizer.init(params),
+            average=params if self.decay else None,
+        )
+
+    def place(self, inputs: Inputs, batch: Stack) -> tuple[State, State]:
+        """Makes the state of step 0 where it belongs, never elsewhere.
+
+        Returns:
+          The state and its abstract form, shapes and shardings alone.
+        """
+        abstract = jax.eval_shape(self.init, inputs, batch)
+        shardings = self.partition.tree_shardings(abstract)
+        make = jax.jit(
+            lambda *args: nn.unbox(self.init(*args)), out_shardings=shardings
+        )
+        state = make(inputs, batch)
+        return state, jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=x.sharding
+            ),
+            state,
+        )
+
+    def prepare(self, inputs: Inputs, epoch: jax.Array) -> Inputs:
+        """The inputs of one epoch."""
+        key = jax.random.fold_in(self.key(1), epoch)
+        inputs = self.recommender.prepare(inputs, key)
+        return dataclasses.replace(inputs, features=self._cast(inputs.features))
+
+    def encode(
+        self, params: Any, inputs: Inputs
+    ) -> tuple[jax.Array, jax.Array]:
+        """Final vectors of all users and items, in float32."""
+        encoded: Any = self.recommender.apply(
+            {"params": params}, inputs, method="encode"
+        )
+        return encoded.users, encoded.items
+
+    def step(
+        self, state: State, inputs: Inputs, batch: Stack
+    ) -> tuple[State, Terms]:
+        """One optimiser step on one batch."""
+        epoch = state.step / self.steps_per_epoch
+        draw_key = jax.random.fold_in(self.key(2), state.step)
+
+        def loss(params):
+            return self.recommender.apply(
+                {"params": self._cast(params)},
+                inputs,
+                batch,
+                epoch,
+                rngs={"negatives": draw_key},
+            )
+
+        grads, terms = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = self.optimizer.update(
+            grads, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - self.decay)
+        terms["gradient_norm"] = optax.tree.norm(grads)
+        return State(state.step + 1, params, opt_state, average), terms
+
+    def dispatch(
+        self, state: State, inputs: Inputs, stack: Stack, count: jax.Array
+    ) -> tuple[State, Report]:
+        """Runs the first `count` batches of a stack.
+
+        Args:
+          state: donated.
+          inputs: as prepared for the epoch.
+          stack: int32 `[S, B]` each.
+          count: int32 scalar, at most S; not static, so that a short stack
+            at the end of an epoch needs no program of its own.
+        """
+
+        def body(index, carry):
+            state, sums, bad_step, bad_terms = carry
+            batch = jax.tree.map(lambda x: x[index], stack)
+            at = state.step
+            state, terms = self.step(state, inputs, batch)
+            sums = jax.tree.map(jnp.add, sums, terms)
+            first_bad = ~jnp.isfinite(terms["loss"]) & (bad_step < 0)
+            bad_step = jnp.where(first_bad, at, bad_step)
+            bad_terms = jax.tree.map(
+                lambda new, old: jnp.where(first_bad, new, old),
+                terms,
+                bad_terms,
+            )
+            return state, sums, bad_step, bad_terms
+
+        first = jax.tree.map(lambda x: x[0], stack)
+        _, shapes = jax.eval_shape(self.step, state, inputs, first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        start = (state, zeros, jnp.full((), -1, jnp.int32), zeros)
+        state, sums, bad_step, bad_terms = jax.lax.fori_loop(
+            0, count, body, start
+        )
+        means = jax.tree.map(lambda x: x / count, sums)
+        return state, Report(means, bad_step, bad_terms)
+
+    def _cast(self, tree: Any) -> Any:
+        def cast(x):
+            return x.astype(self.dtype) if x.dtype == jnp.float32 else x
+
+        return jax.tree.map(cast, tree)

@@ -1,0 +1,291 @@
+"""The training loop, from top to bottom.
+
+`train_and_evaluate` is everything that `launch/train.py` calls: it loads the
+dataset, composes the recommender, places it on the mesh, resumes where the
+workdir stopped, trains until valid stops improving, and evaluates the best
+step on test. Run again with the same arguments, it goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from neggen_jax import evaluate, metrics, report
+from neggen_jax.catalog import Catalog
+from neggen_jax.checkpoint import Checkpoints, read_json, write_json
+from neggen_jax.errors import InputError
+from neggen_jax.progress import Progress
+from neggen_jax.run import Run, evaluate_state
+from neggen_jax.step import Report, State
+from neggen_jax.workdir import Log, claim
+
+
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    catalog: Catalog | None = None,
+) -> dict[str, Any]:
+    """Trains, or resumes, and evaluates the best step on valid and test.
+
+    Args:
+      config: an experiment; see `neggen_jax/config.py` for its keys.
+      workdir: where the run lives; see `neggen_jax/workdir.py`.
+      catalog: the dataset, if it is in memory already; otherwise it is
+        loaded from `config.data.path`.
+
+    Returns:
+      What is written to `results.json`.
+
+    Raises:
+      InputError: for bad configs, data, workdirs and checkpoints, and when
+        the loss stops being finite.
+    """
+    run = Run.make(config, catalog)
+    directory = claim(workdir, config, run.catalog)
+    with Checkpoints(directory, config.train.keep) as checkpoints:
+        state, abstract = run.start()
+        progress = Meta()
+        if checkpoints.latest is not None:
+            state, saved = checkpoints.restore(abstract)
+            progress = Meta(**saved)
+        if not progress.over(config.train):
+            Trainer(run, directory, checkpoints).train(state, progress)
+        elif (directory / "results.json").exists():
+            return read_json(directory / "results.json")
+        _, saved = checkpoints.restore(abstract)
+        progress = Meta(**saved)
+        best, _ = checkpoints.restore(abstract, progress.best_step)
+    results = _results(run, best, progress, directory)
+    write_json(directory / "results.json", results)
+    report.plot_run(directory)
+    return results
+
+
+@dataclasses.dataclass
+class Meta:
+    """What the host knows of a run; saved with every checkpoint.
+
+    Attributes:
+      epochs: done.
+      best_value: highest value of the chosen metric on valid so far.
+      best_step: step that reached it first.
+      worse: evaluations since.
+      epoch_seconds: training time of each epoch, without compilation,
+        evaluation and checkpoints.
+      evaluation_seconds: time of each evaluation, the first one of a process
+        (which compiles) left out.
+      compile_seconds: of the training program.
+    """
+
+    epochs: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    worse: int = 0
+    epoch_seconds: list[float] = dataclasses.field(default_factory=list)
+    evaluation_seconds: list[float] = dataclasses.field(default_factory=list)
+    compile_seconds: float = 0.0
+
+    def note(self, value: float, step: int) -> None:
+        """Takes an evaluation into account."""
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.best_step, self.worse = value, step, 0
+        else:
+            self.worse += 1
+
+    def over(self, config: ConfigDict) -> bool:
+        """Whether all epochs are done, or valid has stopped improving."""
+        stopped = 0 < config.patience <= self.worse
+        return stopped or self.epochs >= config.epochs
+
+
+class Trainer:
+    """Runs epochs, and between them evaluates, logs and saves."""
+
+    def __init__(
+        self, run: Run, directory: pathlib.Path, checkpoints: Checkpoints
+    ):
+        self.run, self.directory = run, directory
+        self.checkpoints = checkpoints
+        self._prepare = jax.jit(run.program.prepare)
+        self._encode = jax.jit(run.program.encode)
+        self._ranker = run.ranker("valid")
+        self._train: Any = None
+        self._evaluated = False
+
+    def train(self, state: State, meta: Meta) -> None:
+        """Trains from `state` until the run is over."""
+        config, schedule = self.run.config.train, self.run.stream.schedule
+        step = int(state.step)
+        feed = self.run.batches(schedule.dispatch(step))
+        # The first stack also starts the pipeline; no epoch should count it.
+        self._feed = itertools.chain([next(feed)], feed)
+        self._log = Log(self.directory, step)
+        try:
+            with Progress(self.run, meta) as bar:
+                while not meta.over(config):
+                    state = self._epoch(state, meta)
+                    value = self._measure(state, meta)
+                    self._save(state, meta, value)
+                    bar.show(meta, value)
+            self.checkpoints.wait()
+        finally:
+            self._log.close()
+
+    def _epoch(self, state: State, meta: Meta) -> State:
+        """Trains to the end of the epoch that `state` is in."""
+        schedule = self.run.stream.schedule
+        prepared = self._prepare(self.run.inputs, meta.epochs)
+        dispatch = schedule.dispatch(int(state.step))
+        end = (meta.epochs + 1) * schedule.dispatches_per_epoch
+        counts = [
+            self.run.partition.put(np.int32(schedule.count(number)))
+            for number in range(dispatch, end)
+        ]
+        if self._train is None:
+            self._compile(state, prepared, meta)
+        started = time.perf_counter()
+        waiting: list[Report] = []
+        for count in counts:
+            stack = next(self._feed)
+            # From here on nothing crosses between host and devices unless
+            # it is said so.
+            with jax.transfer_guard("disallow"):
+                state, said = self._train(state, prepared, stack, count)
+            # A report is read while the dispatch after it runs.
+            waiting.append(said)
+            if len(waiting) > 1:
+                self._tell(waiting.pop(0), dispatch)
+                dispatch += 1
+        self._tell(waiting.pop(0), dispatch)
+        meta.epoch_seconds.append(time.perf_counter() - started)
+        meta.epochs += 1
+        return state
+
+    def _compile(self, state: State, prepared: Any, meta: Meta) -> None:
+        """Compiles the training program, on shapes alone."""
+        run = self.run
+        rows = run.stream.schedule.steps_per_dispatch, run.stream.batch_size
+        sharding = run.partition.sharding("step", "batch")
+        column = jax.ShapeDtypeStruct(rows, np.int32, sharding=sharding)
+        count = run.partition.put(np.int32(0))
+        started = time.perf_counter()
+        dispatch = jax.jit(run.program.dispatch, donate_argnums=0)
+        stack = {"users": column, "items": column}
+        self._train = dispatch.lower(state, prepared, stack, count).compile()
+        meta.compile_seconds = time.perf_counter() - started
+
+    def _tell(self, said: Report, dispatch: int) -> None:
+        """Logs a report; stops the run if its loss was not finite."""
+        said = jax.device_get(said)
+        if said.bad_step >= 0:
+            terms = {k: float(v) for k, v in said.bad_terms.items()}
+            raise InputError(
+                f"The loss is not finite at step {said.bad_step}.",
+                where=self.directory,
+                expected="finite loss terms",
+                found=terms,
+                fix="lower the learning rate or clip gradients; the last "
+                "checkpoint is from before this step",
+            )
+        schedule = self.run.stream.schedule
+        step = schedule.start(dispatch) + schedule.count(dispatch)
+        values = {f"train/{k}": float(v) for k, v in said.means.items()}
+        values["epoch"] = step / schedule.steps_per_epoch
+        self._log.write(step, values)
+
+    def _measure(self, state: State, meta: Meta) -> float | None:
+        """Evaluates on valid, if it is time to."""
+        config, last = (
+            self.run.config,
+            meta.epochs == self.run.config.train.epochs,
+        )
+        if meta.epochs % config.train.eval_every and not last:
+            return None
+        started = time.perf_counter()
+        users, items = self._encode(state.evaluated, self.run.inputs)
+        ranked = self._ranker(users, items)
+        values = metrics.summarize(
+            evaluate.accuracy(ranked, tuple(config.evaluate.cutoffs))
+        )
+        if self._evaluated:
+            meta.evaluation_seconds.append(time.perf_counter() - started)
+        self._evaluated = True
+        value = values[config.train.metric]
+        meta.note(value, int(state.step))
+        line = {f"valid/{name}": v for name, v in values.items()}
+        self._log.write(int(state.step), {"epoch": meta.epochs, **line})
+        return value
+
+    def _save(self, state: State, meta: Meta, value: float | None) -> None:
+        """Saves, if it is time to or if this is the best step so far."""
+        config = self.run.config.train
+        due = meta.epochs % config.checkpoint_every == 0
+        if due or meta.best_step == int(state.step) or meta.over(config):
+            self.checkpoints.save(state, dataclasses.asdict(meta), value)
+
+
+def _results(
+    run: Run, state: State, meta: Meta, directory: pathlib.Path
+) -> dict[str, Any]:
+    """What `results.json` holds."""
+    splits, deciles = {}, {}
+    for split in evaluate.SEEN:
+        splits[split], deciles[split] = evaluate_state(
+            run, state, split, directory=directory
+        )
+    seconds = _median(meta.epoch_seconds)
+    examples = run.stream.schedule.steps_per_epoch * run.stream.batch_size
+    step = int(state.step)
+    return {
+        "dataset": {
+            "name": run.catalog.name,
+            "fingerprint": run.catalog.fingerprint,
+            "users": int(run.catalog.num_users),
+            "items": int(run.catalog.num_items),
+            "interactions": {k: len(v) for k, v in run.catalog.splits.items()},
+        },
+        "config": run.config.to_dict(),
+        "step": step,
+        "epoch": step / run.stream.schedule.steps_per_epoch,
+        "epochs_trained": meta.epochs,
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        **splits,
+        "deciles": deciles["test"],
+        "timing": {
+            "seconds_per_epoch": seconds,
+            "examples_per_second": examples / seconds if seconds else None,
+            "evaluation_seconds": _median(meta.evaluation_seconds),
+            "compile_seconds": meta.compile_seconds,
+            "peak_memory_mib": _peak_memory(),
+        },
+        "devices": [
+            str(d.device_kind) for d in run.partition.mesh.devices.flat
+        ],
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("jax", "flax", "optax", "orbax-checkpoint")
+        },
+    }
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _peak_memory() -> float:
+    """Largest resident size of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
