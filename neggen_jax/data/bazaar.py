@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import os
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +40,7 @@ from neggen_jax.errors import InputError, nearest
 
 MODALITIES = ("text", "image")
 DIRECT_DIM = 64
+PER_DIRECTORY = 1_000  # pictures
 FIRST_DAY = 1_704_067_200  # 2024-01-01 in Unix seconds
 YEAR = 366 * 86_400
 
@@ -63,7 +67,9 @@ class Attribute(NamedTuple):
         return "both" if len(self.seen_in) > 1 else self.seen_in[0]
 
 
-def _attribute(name: str, values: str, *seen_in: str, causal: bool = True):
+def _attribute(
+    name: str, values: str, *seen_in: str, causal: bool = True
+) -> Attribute:
     return Attribute(name, tuple(values.split()), seen_in, causal)
 
 
@@ -102,6 +108,11 @@ OFFSETS = np.cumsum([0, *SIZES])
 @dataclasses.dataclass(frozen=True)
 class Bazaar:
     """What the bazaar is to be like.
+
+    With the strengths as they stand, test Recall@20 is about .01 at random,
+    .06 by popularity, .17 for a linear model of the interactions, .25 for a
+    profile of all attributes (.15 of those in texts, .14 of those in
+    pictures), and .45 for who knows `Truth`.
 
     Attributes:
       num_users: number of users.
@@ -151,6 +162,14 @@ class Bazaar:
         return round(self.num_users * self.interactions_per_user)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            whole = str(field.type).startswith("int") and value is not None
+            if whole and not isinstance(value, numbers.Integral):
+                raise InputError(
+                    f"A bazaar cannot have {field.name}={value!r}.",
+                    expected="a whole number",
+                )
         users = self.num_users
         most = users * self.num_items // 4
         self._within("num_users", 1)
@@ -181,14 +200,14 @@ class Bazaar:
         if not low <= value <= high:  # also catches NaN
             raise InputError(
                 f"A bazaar cannot have {name}={value}.",
-                expected=f"at least {low:g}"
-                + (f" and at most {high:g}" if high < math.inf else ""),
+                expected=f"at least {low}"
+                + (f" and at most {high}" if high < math.inf else ""),
                 fix="mind that the limits of one size depend on the others",
             )
 
 
 def make(
-    config: Bazaar, image_root: str | None = None
+    config: Bazaar, image_root: str | os.PathLike[str] | None = None
 ) -> tuple[Catalog, Truth]:
     """Opens a bazaar.
 
@@ -308,39 +327,58 @@ def _records(
     config: Bazaar,
     item_values: np.ndarray,
     present: Mapping[str, np.ndarray],
-    image_root: str,
+    image_root: str | os.PathLike[str],
 ) -> ItemRecords:
     """Titles, texts, pictures, and the attributes that these show."""
     # Imported here: those who want vectors need no Pillow.
     from neggen_jax.data import bazaar_render
 
-    values, known = {}, {}
-    for column, attribute in enumerate(ATTRIBUTES):
-        names = np.array(attribute.values)
-        values[attribute.name] = names[item_values[:, column]]
-        shown = [present[modality] for modality in attribute.seen_in]
-        known[attribute.name] = np.logical_or.reduce(shown)
-    titles, texts = bazaar_render.labels(values, _rng(config, "labels"))
-    images = bazaar_render.pictures(
-        values,
-        present["image"],
-        image_root,
-        config.image_size,
-        config.noise,
-        _rng(config, "pictures"),
-    )
-    items = range(config.num_items)
+    text_rng, image_rng = _rng(config, "texts"), _rng(config, "pictures")
+    titles, texts, images, attributes = [], [], [], []
+    for item, row in enumerate(item_values.tolist()):
+        known = {
+            attribute.name: attribute.values[value]
+            for attribute, value in zip(ATTRIBUTES, row, strict=True)
+        }
+        shown = [m for m in MODALITIES if present[m][item]]
+        title = text = file = ""
+        if "text" in shown:
+            title, text = bazaar_render.label(known, text_rng)
+        if "image" in shown:
+            file = f"{item // PER_DIRECTORY:03d}/{item:06d}.png"
+            picture = bazaar_render.paint(
+                known, config.image_size, config.noise, image_rng
+            )
+            _write(picture, Path(image_root, file))
+        titles.append(title)
+        texts.append(text)
+        images.append(file)
+        attributes.append(
+            {
+                a.name: known[a.name]
+                for a in ATTRIBUTES
+                if {*a.seen_in} & {*shown}
+            }
+        )
+    ids = [f"item{item}" for item in range(config.num_items)]
     return ItemRecords(
-        ids=[f"item{item}" for item in items],
-        titles=[titles[i] if present["text"][i] else "" for i in items],
-        texts=[texts[i] if present["text"][i] else "" for i in items],
-        attributes=[
-            {name: str(values[name][i]) for name in values if known[name][i]}
-            for i in items
-        ],
-        images=images,
-        image_root=image_root,
+        ids, titles, texts, attributes, images, os.fspath(image_root)
     )
+
+
+def _write(picture: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    except OSError as error:
+        raise InputError(
+            "A picture cannot be written.",
+            where=path,
+            found=error.strerror or error,
+            fix="check the directory's permissions and free space",
+        ) from error
 
 
 def _trade(config: Bazaar, truth: Truth) -> dict[str, Interactions]:

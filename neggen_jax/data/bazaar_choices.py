@@ -107,15 +107,13 @@ def choose(
     ends = np.cumsum(lengths)
     items = np.empty(ends[-1], np.int32)
     display = _display(appeal)
+    columns = np.asfortranarray(columns, np.intp)
     pending, width = np.argsort(-lengths, kind="stable"), SHELF
     while pending.size:
         short = []
         for who, seen in _chunks(lengths, pending, width, len(appeal)):
             gains = preferences[who].astype(np.float32)
-            if seen == len(appeal):
-                shelf, keys = _race_all(rng, appeal, columns, gains)
-            else:
-                shelf, keys = _race_shelf(rng, display, columns, gains, seen)
+            shelf, keys = _race(rng, display, appeal, columns, gains, seen)
             taken, ok = _first(rng, shelf, keys, lengths[who])
             slots = np.arange(taken.shape[1]) < lengths[who, None]
             rows = (ends - lengths)[who, None] + np.arange(taken.shape[1])
@@ -181,41 +179,35 @@ def _chunks(
         begin = end
 
 
-def _race_all(
-    rng: np.random.Generator,
-    appeal: np.ndarray,
-    columns: np.ndarray,
-    gains: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Arrival times of all items, float32 `[b, I]`: smaller is preferred."""
-    table = np.zeros((len(appeal), gains.shape[1]), np.float32)
-    np.put_along_axis(table, columns, 1, axis=1)
-    keys = gains @ table.T
-    keys += appeal
-    np.exp(np.negative(keys, out=keys), out=keys)
-    keys *= rng.standard_exponential(keys.shape, np.float32)
-    return np.broadcast_to(np.arange(len(appeal)), keys.shape), keys
-
-
-def _race_shelf(
+def _race(
     rng: np.random.Generator,
     display: np.ndarray,
+    appeal: np.ndarray,
     columns: np.ndarray,
     gains: np.ndarray,
     seen: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items seen, int32 `[b, seen]`, and their times; inf for repetitions."""
+    """Items seen, `[b, seen]`, and when they arrive: smaller is preferred.
+
+    Who sees everything, sees it weighted by its appeal; else the appeal has
+    decided what is seen. What is seen twice arrives once.
+    """
     people, values = gains.shape
-    slots = rng.integers(0, len(display), (people, seen), np.int32)
-    shelf = np.sort(display[slots], axis=1)
-    own = np.arange(0, gains.size, values, dtype=np.int32)[:, None]
-    keys = np.zeros(shelf.shape, np.float32)
+    if whole := seen == len(appeal):
+        shelf = np.arange(seen)[None]
+        keys = np.repeat(-appeal[None].astype(np.float32), people, axis=0)
+    else:
+        slots = rng.integers(0, len(display), (people, seen), np.int32)
+        shelf = np.sort(display[slots], axis=1)
+        keys = np.zeros(shelf.shape, np.float32)
+    own = np.arange(0, gains.size, values)[:, None]
     for column in columns.T:
-        keys -= gains.ravel()[column[shelf] + own]
+        keys -= gains.take(column.take(shelf) + own)
     np.exp(keys, out=keys)
     keys *= rng.standard_exponential(keys.shape, np.float32)
-    keys[:, 1:][shelf[:, 1:] == shelf[:, :-1]] = np.inf
-    return shelf, keys
+    if not whole:
+        keys[:, 1:][shelf[:, 1:] == shelf[:, :-1]] = np.inf
+    return np.broadcast_to(shelf, keys.shape), keys
 
 
 def _first(

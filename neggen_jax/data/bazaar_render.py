@@ -1,8 +1,8 @@
 """What the bazaar's items look like, and what is written on their labels.
 
-Pictures are painted in batches with NumPy: a silhouette, cut to shape, dyed,
-printed with a pattern and photographed before a backdrop, each a little
-different in pose, light and dye. Texts are put together from sentences. A
+Pictures are painted with NumPy: a silhouette, cut to shape, dyed, printed
+with a pattern and photographed before a backdrop, each a little different in
+pose, light and dye. Texts are put together from sentences. A
 picture depends only on the attributes that are seen in pictures, a text only
 on those told in texts.
 """
@@ -10,17 +10,14 @@ on those told in texts.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-Values = Mapping[str, np.ndarray]  # attribute name -> value of each item
 Points = list[tuple[float, float]]
 
-PER_DIRECTORY = 1_000
-BATCH = 64
 TEMPLATE = 256  # side of a silhouette in pixels
 FINER = 2  # pixels painted for one of the picture, along each side
 
@@ -131,15 +128,12 @@ SEAMS: dict[str, list[Points]] = {
 
 
 @functools.cache
-def _templates() -> dict[str, np.ndarray]:
-    """Category -> cloth, seams and soft cloth, `[TEMPLATE, TEMPLATE, 3]`."""
-    return {name: _template(name) for name in OUTLINES}
-
-
 def _template(category: str) -> np.ndarray:
+    """Cloth, seams and softened cloth, float32 `[3, TEMPLATE * TEMPLATE]`."""
+    centre = TEMPLATE / 2
+
     def scaled(points: Points) -> Points:
-        half = TEMPLATE / 2
-        return [(half + half * x, half + half * y) for x, y in points]
+        return [(centre + centre * x, centre + centre * y) for x, y in points]
 
     cloth, seams = (Image.new("L", (TEMPLATE, TEMPLATE)) for _ in range(2))
     half = OUTLINES[category]
@@ -156,142 +150,104 @@ def _template(category: str) -> np.ndarray:
         seams.filter(ImageFilter.GaussianBlur(1)),
         cloth.filter(ImageFilter.GaussianBlur(12)),
     )
-    return np.stack(
-        [np.asarray(layer, np.float32) / 255 for layer in layers], -1
-    )
+    flat = [np.asarray(layer, np.float32).ravel() / 255 for layer in layers]
+    return np.stack(flat)
 
 
 def paint(
-    values: Values, size: int, noise: float, rng: np.random.Generator
+    known: Mapping[str, str], size: int, noise: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Photographs of n items.
+    """A photograph of one item.
 
     Args:
-      values: the attributes seen in pictures; others are ignored.
-      size: side of a picture in pixels.
+      known: attribute name -> value; those not seen in pictures are ignored.
+      size: side of the picture in pixels.
       noise: grain.
       rng: pose, light, dye and grain differ from picture to picture.
 
     Returns:
-      uint8 `[n, size, size, 3]`, RGB.
+      uint8 `[size, size, 3]`, RGB.
     """
-    count = len(values["category"])
-    # One column for each of the things that differ, in [-1, 1].
-    luck = rng.uniform(-1, 1, (count, 9)).astype(np.float32)
-    place = (np.arange(size * FINER, dtype=np.float32) + 0.5) / size / FINER
-    grid_y, grid_x = np.meshgrid(2 * place - 1, 2 * place - 1, indexing="ij")
-    x, y = _pose(grid_x, grid_y, luck[:, :4])
-    layers = _cut_out(values, x, y)
-    shadow = _cut_out(values, x - 0.07, y - 0.09)[..., 2:]
-    cloth = _cloth(values, x, y, luck[:, 4:])
-    cloth *= 1 - 0.45 * layers[..., 1:2]  # seams
-    cloth *= 0.74 + 0.26 * layers[..., 2:]  # edges turn away from the light
-    ground = np.array([BACKDROPS[v] for v in values["backdrop"]], np.float32)
-    light = 1.03 - 0.10 * grid_y - 0.08 * (grid_x**2 + grid_y**2)
-    picture = ground[:, None, None] * light[..., None]
-    picture = picture * (1 - 0.38 * shadow)
-    picture += layers[..., :1] * (cloth - picture)
-    picture = picture.reshape(count, size, FINER, size, FINER, 3).mean((2, 4))
-    grain = rng.standard_normal(picture.shape, np.float32)
-    picture += 0.05 * noise * grain
+    turn, zoom, right, down, *luck = rng.uniform(-1, 1, 9).tolist()
+    place = np.linspace(-1, 1, 2 * size * FINER + 1, dtype=np.float32)[1::2]
+    across, along = place, place[:, None]
+    # The item's own coordinates of each point, two of [p, p].
+    scale = 0.88 + 0.06 * zoom
+    cos, sin = math.cos(0.14 * turn) / scale, math.sin(0.14 * turn) / scale
+    x = cos * (across - 0.05 * right) + sin * (along - 0.05 * down)
+    y = cos * (along - 0.05 * down) - sin * (across - 0.05 * right)
+
+    cloth, seams, soft = _cut_out(known, x, y)
+    shadow = _cut_out(known, x - 0.07, y - 0.09, slice(2, 3))[0]
+    light = 1.03 - 0.10 * along - 0.08 * (across**2 + along**2)
+    ground = light * (1 - 0.38 * shadow) * (1 - cloth)
+    # Seams are dark, and edges turn away from the light.
+    cloth *= (1 - 0.45 * seams) * (0.74 + 0.26 * soft)
+    motif = _motif(known["pattern"], x + 0.1 * luck[0], y + 0.1 * luck[1])
+    # Each pixel is a mixture of three colours: backdrop, dye and print.
+    mixture = np.stack([ground, cloth * (1 - motif), cloth * motif])
+    mixture = mixture.reshape(3, size, FINER, size, FINER).mean((2, 4))
+    picture = np.tensordot(mixture, _colours(known, *luck[2:]), (0, 0))
+    picture += 0.05 * noise * rng.standard_normal(picture.shape, np.float32)
     return (255 * picture.clip(0, 1) + 0.5).astype(np.uint8)
 
 
-def _pose(
-    grid_x: np.ndarray, grid_y: np.ndarray, luck: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each item's own coordinates of all points, two of `[n, p, p]`."""
-    turn, zoom, right, down = luck.T[:, :, None, None]
-    x, y = grid_x - 0.05 * right, grid_y - 0.05 * down
-    scale = 0.88 + 0.06 * zoom
-    cos, sin = np.cos(0.14 * turn) / scale, np.sin(0.14 * turn) / scale
-    return cos * x + sin * y, cos * y - sin * x
-
-
-def _cut_out(values: Values, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Template layers at the given points, `[n, p, p, 3]`."""
-    cut = values["cut"][:, None, None]
-    # How wide and how high the item is there, relative to the template.
-    flare = 0.62 + 0.46 * (y + 1) / 2
-    wide = np.select([cut == "slim", cut == "flared"], [0.66, flare], 1.0)
-    high = np.where(cut == "cropped", 0.66, 1.0)
-    place = np.stack([y / high, x / wide])
-    pixel = ((place + 1) * (TEMPLATE / 2)).clip(0, TEMPLATE - 1).astype(int)
-    kinds = list(_templates())
-    kind = np.array([kinds.index(v) for v in values["category"]])
-    atlas = np.stack(list(_templates().values()))
-    return atlas[kind[:, None, None], pixel[0], pixel[1]]
-
-
-def _cloth(
-    values: Values, x: np.ndarray, y: np.ndarray, luck: np.ndarray
+def _cut_out(
+    known: Mapping[str, str],
+    x: np.ndarray,
+    y: np.ndarray,
+    layers: slice = slice(None),
 ) -> np.ndarray:
-    """Dyed and printed cloth at the given points, `[n, p, p, 3]`."""
-    dye = np.array([DYES[v] for v in values["colour"]], np.float32)
-    dye = (dye * (1 + 0.12 * luck[:, :1])).clip(0, 1)
-    other = np.where(luck[:, 1:2] > -0.2, CREAM, INK).astype(np.float32)
-    other = dye + (0.78 + 0.1 * luck[:, 2:3]) * (other - dye)
-    motif = np.zeros(x.shape, np.float32)
-    for pattern in np.unique(values["pattern"]):
-        rows = values["pattern"] == pattern
-        shift = 0.1 * luck[rows, 3:, None, None]
-        motif[rows] = _motif(
-            pattern, x[rows] + shift[:, 0], y[rows] + shift[:, 1]
-        )
-    dye, other = dye[:, None, None], other[:, None, None]
-    return dye + motif[..., None] * (other - dye)
+    """Layers of the item's template at the given points, `[layers, p, p]`."""
+    # How wide and how high the item is there, relative to the template.
+    match known["cut"]:
+        case "slim":
+            x = x / 0.66
+        case "flared":
+            x = x / (0.85 + 0.23 * y)
+        case "cropped":
+            y = y / 0.66
+    centre, last = TEMPLATE / 2, TEMPLATE - 1
+    column = (centre + centre * x).clip(0, last).astype(np.int32)
+    row = (centre + centre * y).clip(0, last).astype(np.int32)
+    template = _template(known["category"])[layers]
+    return template.take(row * TEMPLATE + column, axis=1)
+
+
+def _colours(
+    known: Mapping[str, str], fade: float, kind: float, contrast: float
+) -> np.ndarray:
+    """Backdrop, dye and print, RGB, float32 `[3, 3]`."""
+    dye = (np.array(DYES[known["colour"]]) * (1 + 0.12 * fade)).clip(0, 1)
+    ink = np.array(CREAM if kind > -0.2 else INK)
+    ink = dye + (0.78 + 0.1 * contrast) * (ink - dye)
+    ground = np.array(BACKDROPS[known["backdrop"]])
+    return np.stack([ground, dye, ink]).astype(np.float32)
 
 
 def _motif(pattern: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How much of the second colour a pattern has at the given points."""
+    """How much of the print a pattern has at the given points, `[p, p]`."""
 
-    def wave(z: np.ndarray, period: float = 0.36) -> np.ndarray:
-        return np.abs(z / period % 1 - 0.5) < 0.25
+    def wave(z: np.ndarray, period: float) -> np.ndarray:
+        return (np.abs(z / period % 1 - 0.5) < 0.25).astype(np.float32)
 
     match pattern:
         case "plain":
             return np.zeros_like(x)
         case "striped":
-            return wave(x)
+            return wave(x, 0.36)
         case "hooped":
-            return wave(y)
+            return wave(y, 0.36)
         case "checked":
-            return (wave(x, 0.5) + wave(y, 0.5).astype(np.float32)) / 2
+            return (wave(x, 0.5) + wave(y, 0.5)) / 2
         case "dotted":
-            row = np.floor(y / 0.30)
-            across = (x / 0.34 + row / 2) % 1 - 0.5
-            return (across * 0.34) ** 2 + (y - 0.30 * (row + 0.5)) ** 2 < 0.01
+            row = np.floor(y / 0.3)
+            side = 0.34 * ((x / 0.34 + row / 2) % 1 - 0.5)
+            up = y - 0.3 * (row + 0.5)
+            return (side**2 + up**2 < 0.01).astype(np.float32)
         case "zigzag":
             return wave(y + 0.5 * np.abs(x / 0.4 % 1 - 0.5), 0.32)
     raise ValueError(f"no such pattern: {pattern}")
-
-
-def pictures(
-    values: Values,
-    present: np.ndarray,
-    image_root: str,
-    size: int,
-    noise: float,
-    rng: np.random.Generator,
-) -> list[str]:
-    """Paints and writes the items' pictures.
-
-    Returns:
-      Their files relative to `image_root`; "" where not `present` (`[n]`).
-    """
-    files = []
-    for begin in range(0, len(present), BATCH):
-        part = slice(begin, begin + BATCH)
-        batch = {name: column[part] for name, column in values.items()}
-        for offset, picture in enumerate(paint(batch, size, noise, rng)):
-            item = begin + offset
-            file = f"{item // PER_DIRECTORY:03d}/{item:06d}.png"
-            files.append(file if present[item] else "")
-            if present[item]:
-                path = Path(image_root) / file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(path)
-    return files
 
 
 TITLES = (
@@ -347,32 +303,29 @@ FILLERS = (
     "Photos may differ a little from the product.",
     "Ships within two working days.",
     "A present that nobody will return.",
+    *("",) * 4,
 )
 
 
-def labels(
-    values: Values, rng: np.random.Generator
-) -> tuple[list[str], list[str]]:
-    """Titles and descriptions of n items.
+def label(
+    known: Mapping[str, str], rng: np.random.Generator
+) -> tuple[str, str]:
+    """Title and description of one item.
 
-    A description tells all the attributes that texts tell; a title some.
+    The description tells all the attributes that texts tell; the title some.
+
+    Args:
+      known: attribute name -> value; those not told in texts are ignored.
+      rng: the choice of words differs from text to text.
     """
-    titles, texts = [], []
-    count = len(values["category"])
-    luck = rng.integers(0, 1 << 30, (count, 8))
-    order = rng.permuted(np.tile(np.arange(len(SENTENCES)), (count, 1)), axis=1)
-    names = ("category", "colour", *SENTENCES)
-    rows = zip(*(values[name] for name in names), strict=True)
-    pools = list(SENTENCES.values())
-    for words, picks, turns in zip(rows, luck, order, strict=True):
-        known = dict(zip(names, words, strict=True))
-        known |= {n.capitalize(): w.capitalize() for n, w in known.items()}
-        pick = iter(picks)
-        chosen = [TITLES, OPENINGS, *(pools[turn] for turn in turns)]
-        if next(pick) % 3:
-            chosen.insert(-(next(pick) % 4), FILLERS)
-        lines = [pool[next(pick) % len(pool)] for pool in chosen]
-        title, *text = (line.format(**known) for line in lines)
-        titles.append(title)
-        texts.append(" ".join(text))
-    return titles, texts
+    words = {name: known[name] for name in ("category", "colour", *SENTENCES)}
+    words |= {n.capitalize(): w.capitalize() for n, w in words.items()}
+    body = [*SENTENCES.values(), FILLERS]
+    order = rng.permutation(len(body))
+    pools = [TITLES, OPENINGS, *(body[place] for place in order)]
+    picks = rng.integers(0, [len(pool) for pool in pools])
+    title, *text = (
+        pool[pick].format_map(words)
+        for pool, pick in zip(pools, picks, strict=True)
+    )
+    return title, " ".join(filter(None, text))

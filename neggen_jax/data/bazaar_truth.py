@@ -15,6 +15,8 @@ import numpy as np
 
 from neggen_jax.errors import InputError
 
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Truth:
@@ -66,7 +68,7 @@ class Truth:
                 columns = {
                     f.name: file[f.name] for f in dataclasses.fields(cls)
                 }
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise InputError(
                 "The truth of the bazaar cannot be read.",
                 where=path,
