@@ -117,7 +117,6 @@ def choose(
             taken, ok = _first(rng, shelf, keys, lengths[who])
             slots = np.arange(taken.shape[1]) < lengths[who, None]
             rows = (ends - lengths)[who, None] + np.arange(taken.shape[1])
-            slots &= ok[:, None]
             items[rows[slots]] = taken[slots]
             short.append(who[~ok])
         # Who saw too few different items looks again, at twice as many.
@@ -159,9 +158,11 @@ def split(
 def _display(appeal: np.ndarray) -> np.ndarray:
     """Items repeated in proportion to exp(appeal): one gather draws one."""
     chance = np.exp(appeal - appeal.max(), dtype=np.float64).cumsum()
-    slots = np.arange(max(1 << 16, 16 * len(appeal))) + 0.5
-    edges = slots * (chance[-1] / len(slots))
-    return np.searchsorted(chance, edges).astype(np.int32)
+    slots = max(1 << 16, 16 * len(appeal))
+    ends = np.rint(chance * (slots / chance[-1])).astype(np.int64)
+    return np.repeat(
+        np.arange(len(appeal), dtype=np.int32), np.diff(ends, prepend=0)
+    )
 
 
 def _chunks(
