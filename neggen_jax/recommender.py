@@ -45,6 +45,11 @@ class Recommender(nn.Module):
 
     def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
         """The inputs of one training epoch; pure."""
+        if self.scope is None:
+            # Modules are named when they are bound, and sources file what
+            # they prepare under their names.
+            prepared: Any = self.apply({}, inputs, key, method="prepare")
+            return prepared
         modules = [self.encoder, *self.sources.values()]
         for number, module in enumerate(modules):
             inputs = module.prepare(inputs, jax.random.fold_in(key, number))
@@ -93,7 +98,7 @@ def build(config: ConfigDict, sizes: Sizes) -> Recommender:
       InputError: for unknown names and keywords, with the nearest known.
     """
     sources = {
-        name: _make(SOURCES, part, f"config.negatives.{name}", name=name)
+        name: _make(SOURCES, part, f"config.negatives.{name}")
         for name, part in config.negatives.items()
     }
     losses = {}

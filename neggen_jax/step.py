@@ -89,6 +89,7 @@ class Program:
     def init(self, inputs: Inputs, batch: Stack) -> State:
         """The state of step 0, with axes named where modules named them."""
         params_key, draw_key = jax.random.split(self.key(0))
+        inputs = self.recommender.prepare(inputs, self.key(1))
         params = self.recommender.init(
             {"params": params_key, "negatives": draw_key},
             inputs,
