@@ -1,0 +1,214 @@
+"""Raw files -> dataset directory: the first command of the way of the data.
+
+`launch/prepare.py` calls `prepare`, which asks a source for a `Catalog`, has
+`data/features.py` turn texts and images into vectors where the source brings
+none, and hands the validated whole to `data/store.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neggen_jax.catalog import SPLITS, Catalog, Features, ItemRecords
+from neggen_jax.data import interactions, store
+from neggen_jax.data.bazaar import Bazaar, make
+from neggen_jax.errors import InputError, nearest
+
+# Modality -> its encoders; the first is taken where nothing else is said.
+ENCODERS = {
+    "text": ("tfidf", "transformers"),
+    "image": ("pixels", "transformers"),
+}
+
+
+def prepare(
+    source: str,
+    input: str | os.PathLike[str] | None,
+    output: str | os.PathLike[str],
+    *,
+    text: str = "auto",
+    image: str = "auto",
+    text_model: str | None = None,
+    image_model: str | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Catalog:
+    """Makes a dataset directory.
+
+    Args:
+      source: "mmrec" (files of the MMRec toolbox) or "bazaar" (synthetic).
+      input: directory that the source reads; None for the bazaar.
+      output: dataset directory to make.
+      text: where text vectors come from: "file" (the source's own),
+        "tfidf", "transformers", "none", or "auto": the source's own if it
+        has any, else `text_model` if given, else "tfidf" if it has texts.
+      image: likewise: "file", "pixels", "transformers", "none" or "auto".
+      text_model: path or hub name of a sentence encoder, for "transformers".
+      image_model: path or hub name of an image encoder.
+      overwrite: replace a dataset directory that is there already.
+      **options: of the source: arguments of `interactions.read_mmrec`, or
+        fields of `bazaar.Bazaar`.
+
+    Returns:
+      What `store.load` reads from the new directory.
+
+    Raises:
+      InputError: for unknown words, bad input, or a full disk. `output` is
+        then as it was.
+    """
+    _check_options(source, options)
+    wishes = {"text": (text, text_model), "image": (image, image_model)}
+    for modality, (encoder, model) in wishes.items():
+        _check_encoder(modality, encoder, model)
+    with store.replacing(output, overwrite=overwrite) as partial:
+        catalog, about = _SOURCES[source](input, partial, options)
+        for modality, (encoder, model) in wishes.items():
+            catalog = _with_features(catalog, modality, encoder, model)
+        store.write(catalog.validate(), partial, source=about)
+    return store.load(output)
+
+
+def summarise(catalog: Catalog, directory: str | os.PathLike[str]) -> None:
+    """Prints what is in a dataset directory."""
+    from rich.console import Console
+    from rich.table import Table
+
+    total = sum(len(catalog.splits[split]) for split in SPLITS)
+    table = Table(show_header=False, box=None, title=catalog.name)
+    table.add_column(style="bold")
+    table.add_row("users", f"{catalog.num_users:,}")
+    table.add_row("items", f"{catalog.num_items:,}")
+    counts = [f"{split} {len(catalog.splits[split]):,}" for split in SPLITS]
+    table.add_row("interactions", f"{total:,} ({', '.join(counts)})")
+    density = total / (catalog.num_users * catalog.num_items)
+    table.add_row("density", f"{density:.4%}")
+    for modality, matrix in catalog.features.items():
+        absent = catalog.num_items - int(matrix.present.sum())
+        encoder = matrix.manifest.get("encoder", "unknown")
+        table.add_row(
+            modality, f"{matrix.dim} by {encoder}; {absent:,} items without"
+        )
+    if not catalog.features:
+        table.add_row("modalities", "none")
+    table.add_row("fingerprint", catalog.fingerprint)
+    table.add_row("directory", os.fspath(directory))
+    Console(soft_wrap=True).print(table)
+
+
+def _mmrec(
+    input: str | os.PathLike[str] | None,
+    partial: Path,
+    options: Mapping[str, Any],
+) -> tuple[Catalog, dict[str, Any]]:
+    if input is None:
+        raise InputError(
+            "The source 'mmrec' reads files.", fix="name them with --input=DIR"
+        )
+    catalog = interactions.read_mmrec(input, **options)
+    path = os.fspath(Path(input).resolve())
+    return catalog, {"source": "mmrec", "input": path, **options}
+
+
+def _bazaar(
+    input: str | os.PathLike[str] | None,
+    partial: Path,
+    options: Mapping[str, Any],
+) -> tuple[Catalog, dict[str, Any]]:
+    if input is not None:
+        raise InputError(
+            "The source 'bazaar' reads no files.",
+            found=f"--input={input}",
+            fix="leave --input out, or name another --source",
+        )
+    config = Bazaar(**options)
+    catalog, truth = make(config, partial / "images")
+    truth.save(partial / "truth.npz")
+    return catalog, {"source": "bazaar", **dataclasses.asdict(config)}
+
+
+_SOURCES = {"mmrec": _mmrec, "bazaar": _bazaar}
+_OPTIONS = {
+    "mmrec": [*inspect.signature(interactions.read_mmrec).parameters][1:],
+    "bazaar": [field.name for field in dataclasses.fields(Bazaar)],
+}
+
+
+def _check_options(source: str, options: Mapping[str, Any]) -> None:
+    if source not in _SOURCES:
+        raise InputError(
+            f"There is no source {source!r}.", fix=nearest(source, _SOURCES)
+        )
+    for name in options:
+        if name not in _OPTIONS[source]:
+            raise InputError(
+                f"The source {source!r} has no option {name!r}.",
+                fix=nearest(name, _OPTIONS[source]),
+            )
+
+
+def _check_encoder(modality: str, encoder: str, model: str | None) -> None:
+    known = ("auto", "file", "none", *ENCODERS[modality])
+    if encoder not in known:
+        raise InputError(
+            f"There is no way {encoder!r} to make {modality} features.",
+            where=f"--{modality}",
+            fix=nearest(encoder, known),
+        )
+    if model is not None and encoder not in ("auto", "transformers"):
+        raise InputError(
+            f"A model was named for {modality}, but would not be used.",
+            where=f"--{modality}={encoder} --{modality}_model={model}",
+            fix=f"pass --{modality}=transformers",
+        )
+
+
+def _with_features(
+    catalog: Catalog, modality: str, encoder: str, model: str | None
+) -> Catalog:
+    """The catalogue with vectors of `modality` as they were asked for."""
+    features: dict[str, Features] = dict(catalog.features)
+    content = _has_content(catalog.records, modality)
+    if encoder == "auto":
+        encoder = "none"
+        if model is not None:
+            encoder = "transformers"
+        elif modality in features:
+            encoder = "file"
+        elif content:
+            encoder = ENCODERS[modality][0]
+    if encoder == "none":
+        features.pop(modality, None)
+    elif encoder == "file" and modality not in features:
+        raise InputError(
+            f"The source brings no {modality} features of its own.",
+            where=f"--{modality}=file",
+            expected=f"a matrix {modality}_feat.npy beside the interactions",
+            fix=f"pass --{modality}=auto",
+        )
+    elif encoder != "file":
+        if not content:
+            raise InputError(
+                f"No item has {modality} to make features of.",
+                where=f"--{modality}={encoder}",
+                fix=f"pass --{modality}=none",
+            )
+        from neggen_jax.data.features import extract
+
+        chosen = {} if model is None else {"model": model}
+        features[modality] = extract(
+            catalog.records, modality, encoder, **chosen
+        )
+    return dataclasses.replace(catalog, features=features)
+
+
+def _has_content(records: ItemRecords | None, modality: str) -> bool:
+    if records is None:
+        return False
+    if modality == "image":
+        return any(records.images)
+    return any(records.titles) or any(records.texts) or any(records.attributes)
