@@ -1,0 +1,98 @@
+"""What all tests share: eight virtual devices and a tiny catalogue."""
+
+import os
+import pathlib
+
+# Before anything imports jax.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+    ]
+).strip()
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from neggen_jax.catalog import SPLITS, Catalog, Features, Interactions
+from neggen_jax.partition import Partition, make_partition
+
+# An example may compile, so none has a deadline; and the same examples are
+# tried each time, so that a red run can be run again.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
+
+# data x model. Neither size of the catalogue below divides by 2 or by 8.
+MESHES = ((1, 1), (8, 1), (4, 2), (1, 8))
+USERS, ITEMS = 61, 41
+# Items that lack one modality or both, and items that nobody has in train.
+ABSENT = {"text": (5, 17), "image": (5, 8, 30)}
+UNSEEN = (8, 39, 40)
+
+
+def _partition(data: int, model: int) -> Partition:
+    return make_partition(data, model, jax.devices()[: data * model])
+
+
+@pytest.fixture(scope="session")
+def one() -> Partition:
+    """A mesh of one device."""
+    return _partition(1, 1)
+
+
+@pytest.fixture(
+    scope="session", params=MESHES, ids=lambda mesh: "x".join(map(str, mesh))
+)
+def partition(request: pytest.FixtureRequest) -> Partition:
+    """Each of the meshes, in turn."""
+    return _partition(*request.param)
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    """A few users and items under popularity bias, and two modalities."""
+    return make_catalog()
+
+
+def make_catalog(seed: int = 0) -> Catalog:
+    """The catalogue of the fixture; other seeds give others like it."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, tuple[list, list]] = {
+        split: ([], []) for split in SPLITS
+    }
+    odds = 1.0 / np.arange(3, ITEMS + 3)
+    odds[list(UNSEEN)] = 0
+    odds /= odds.sum()
+    for user in range(USERS):
+        degree = rng.integers(1, 15)
+        items = rng.choice(ITEMS, degree + 2, replace=False, p=odds)
+        for split, chosen in zip(
+            SPLITS, np.split(items, [degree, degree + 1]), strict=True
+        ):
+            columns[split][0].extend([user] * len(chosen))
+            columns[split][1].extend(chosen)
+    features = {}
+    for modality, width in (("text", 12), ("image", 9)):
+        values = rng.normal(size=(ITEMS, width)).astype(np.float32)
+        present = ~np.isin(np.arange(ITEMS), ABSENT[modality])
+        values[~present] = 0
+        features[modality] = Features(values, present)
+    splits = {
+        split: Interactions(np.array(u, np.int32), np.array(i, np.int32))
+        for split, (u, i) in columns.items()
+    }
+    return Catalog("tiny", USERS, ITEMS, splits, features).validate()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """Real data that is no part of this repository."""
+    root = pathlib.Path(__file__).parents[1]
+    given = os.environ.get("NEGGEN_DATA")
+    path = pathlib.Path(given) if given else root.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path}; set NEGGEN_DATA")
+    return path
