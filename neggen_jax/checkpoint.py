@@ -49,16 +49,24 @@ class Checkpoints:
     Args:
       workdir: of the run; they stand in its subdirectory `checkpoints`.
       keep: how many of the latest are kept beside the best.
+      read_only: leave everything as it is, also what another process is
+        about to write.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], keep: int = 2):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        keep: int = 2,
+        read_only: bool = False,
+    ):
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_LatestAndBest(keep),
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 

@@ -5,6 +5,8 @@ A file in `configs/` starts from `base()` and says only what is different.
 
 from __future__ import annotations
 
+import pathlib
+import runpy
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict
@@ -134,3 +136,24 @@ def words(
             found=", ".join(chosen),
         )
     return (chosen or choices)[0], options.intersection(given)
+
+
+def load(spec: str) -> ConfigDict:
+    """Loads a config file by path, as `--config` does.
+
+    Args:
+      spec: "FILE.py", or "FILE.py:ARGUMENT".
+
+    Raises:
+      InputError: if there is no such file, or it defines no `get_config`.
+    """
+    file, _, argument = spec.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise InputError("There is no such config file.", where=file)
+    module = runpy.run_path(file)
+    if "get_config" not in module:
+        raise InputError(
+            "The config file does not define get_config.", where=file
+        )
+    config = module["get_config"](*([argument] if argument else []))
+    return config.lock()

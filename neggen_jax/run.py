@@ -147,7 +147,7 @@ def reopen(workdir: str | os.PathLike[str]) -> tuple[Run, State, int]:
             fix="prepare it as it was, or train again in a new workdir",
         )
     _, abstract = run.start()
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory, read_only=True) as checkpoints:
         _, meta = checkpoints.restore(abstract)
         state, _ = checkpoints.restore(abstract, meta["best_step"])
     return run, state, meta["best_step"]

@@ -1,0 +1,31 @@
+"""Ranks the whole catalogue with a trained run, and prints every measure.
+
+    python launch/evaluate.py --workdir=DIR --split=test
+
+The best step on valid is evaluated; nothing in the workdir changes.
+"""
+
+from absl import app, flags
+
+from neggen_jax.errors import reported
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Of a run that was trained.")
+_SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What to rank.")
+
+
+def main(argv: list[str]) -> None:
+    """Calls the evaluator."""
+    del argv
+    with reported():
+        from neggen_jax import run
+
+        opened, state, step = run.reopen(_WORKDIR.value)
+        values, _ = run.evaluate_state(opened, state, _SPLIT.value)
+        print(f"{opened.catalog.name}, {_SPLIT.value}, step {step}")
+        for name, value in values.items():
+            print(f"  {name:<24}{value:.6f}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
