@@ -1,0 +1,39 @@
+# Everything a fresh machine needs: python3 (3.11 or newer) and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
+
+.PHONY: demo test env dev check clean
+
+# The main job on the built-in catalogue: minutes on two CPU cores.
+demo: env
+	$(VENV)/bin/python launch/demo.py --output=demo
+
+# The whole suite, but for what is marked slow.
+test: dev
+	$(VENV)/bin/python -m pytest
+
+env: $(VENV)/.env
+dev: $(VENV)/.dev
+
+# What CI and the pre-commit hooks check.
+check: dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.env: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet --requirement requirements.txt
+	$(PIP) install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements-mllm.txt $(VENV)/.env
+	$(PIP) install --quiet -r requirements-dev.txt -r requirements-mllm.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo
