@@ -1,4 +1,4 @@
-"""Reading other toolboxes' files: what comes out, and what is refused."""
+"""Reading interaction files: what comes out, and what is refused."""
 
 import json
 import os
@@ -193,49 +193,18 @@ def test_any_identifiers_come_back(tmp_path, data):
 
 
 def test_items_and_matrices(shop):
-    text = np.arange(12, dtype=np.float64).reshape(6, 2) - 4
+    records = [item(n, asin=f"B{n}") for n in range(6)]
     catalog = read_mmrec(
-        shop(
-            items__jsonl=[
-                item(0, asin="B0", description="long", attributes={"a": "x"}),
-                item(1, asin="B1", text="words", image="images/1.jpg"),
-                item(2, asin="B2", title=None, attributes={"n": 3, "e": ""}),
-                item(3, asin="B3", description=["two", "parts"]),
-                item(4, asin="B4", attributes={"k": ["a", "b"], "z": None}),
-                {"asin": "B5", "title": "half a surrogate pair \ud83d"},
-            ],
-            text_feat__npy=text,
-            image_feat_lowlevel__npy=np.eye(6, dtype=np.int64)[:, :5],
-        )
+        shop(items__jsonl=records, text_feat__npy=np.eye(6)[:, :5])
     )
     assert rows_of(catalog) == EXPECTED
     assert catalog.num_items == 6  # one that nobody has taken yet
-    records = catalog.records
-    assert records.ids == ["B0", "B1", "B2", "B3", "B4", "B5"]
-    assert records.titles[:3] == ["title 0", "title 1", ""]
-    assert records.titles[5] == "half a surrogate pair ?"
-    assert records.texts == ["long", "words", "", "two parts", "", ""]
-    assert records.attributes == [
-        {"a": "x"}, {}, {"n": "3"}, {}, {"k": "a, b"}, {},
-    ]  # fmt: skip
-    assert records.images == ["", "images/1.jpg", "", "", "", ""]
-    assert Path(records.image_root, "shop.inter").exists()
-    assert catalog.features.keys() == {"text", "image"}
-    text_features = catalog.features["text"]
-    assert text_features.values.dtype == np.float32
-    np.testing.assert_array_equal(text_features.values, text)
-    assert text_features.present.all()
-    assert text_features.manifest["encoder"] == "file"
-    image = catalog.features["image"]
-    assert image.present.tolist() == [True] * 5 + [False]
-    assert image.manifest["parameters"] == {"file": "image_feat_lowlevel.npy"}
-
-
-def test_the_plain_one_of_several_matrices_is_taken(shop):
-    root = shop(
-        text_feat__npy=np.ones((5, 2)), text_feat_old__npy=np.ones((5, 3))
-    )
-    assert read_mmrec(root).features["text"].dim == 2
+    assert catalog.records.ids == [record["asin"] for record in records]
+    assert catalog.features["text"].present.tolist() == [True] * 5 + [False]
+    (shop() / "items.jsonl").unlink()
+    without = read_mmrec(shop(text_feat__npy=np.eye(6)))
+    assert without.records is None
+    assert (without.num_items, without.features["text"].dim) == (6, 6)
 
 
 def test_which_file(shop):
@@ -391,34 +360,13 @@ BAD_FILES = {
         },
         "not a whole number.*line 5.*'9999",
     ),
-    "no items": ({"items.jsonl": b""}, "items' file is empty"),
-    "bad JSON": (
-        {"items.jsonl": b'{"title": "a"}\n{"title": "b\n'},
-        r"not JSON.*items\.jsonl, line 2",
-    ),
-    "blank line": (
-        {"items.jsonl": b'{"title": "a"}\n\n{"title": "b"}\n'},
-        r"not JSON.*items\.jsonl, line 2",
-    ),
-    "not an object": (
-        {"items.jsonl": [*ITEMS[:3], ["title"]]},
-        "not a JSON object.*line 4.*list",
-    ),
-    "items not UTF-8": (
-        {"items.jsonl": b'{"title": "a"}\n{"title": "\xff"}\n'},
-        "not UTF-8.*line 2, byte 26 .*0xff",
-    ),
-    "items out of order": (
-        {"items.jsonl": [ITEMS[0], ITEMS[2], ITEMS[1]]},
-        "line of its itemID.*line 2.*itemID 1.*itemID 2",
-    ),
-    "attributes not an object": (
-        {"items.jsonl": [item(0, attributes=["red"])]},
-        r"attributes of an item.*line 1.*\[\"red\"\]",
-    ),
     "two items with one identifier": (
         {"items.jsonl": [item(n, asin=f"B{n % 4}") for n in range(5)]},
         "same identifier.*'B0'",
+    ),
+    "matrix too short for the items": (
+        {"items.jsonl": ITEMS, "text_feat.npy": np.ones((4, 2))},
+        r"one row of features per item.*\(5, f\).*\(4, 2\)",
     ),
     "NaN": (
         {"text_feat.npy": np.array([[1.0, 2]] * 4 + [[np.nan, 0]])},
@@ -428,40 +376,9 @@ BAD_FILES = {
         {"text_feat.npy": np.full((5, 1), 1e300)},
         "5 feature rows hold NaN or infinity",
     ),
-    "matrix too short for the items": (
-        {"items.jsonl": ITEMS, "text_feat.npy": np.ones((4, 2))},
-        r"one row of features per item.*\(5, f\).*\(4, 2\)",
-    ),
-    "matrices of two lengths": (
-        {"text_feat.npy": np.ones((6, 2)), "image_feat.npy": np.ones((5, 2))},
-        r"text_feat\.npy.*\(5, f\).*\(6, 2\)",
-    ),
-    "matrix of one dimension": (
-        {"text_feat.npy": np.ones(5)},
-        r"one row of features per item.*\(items, f\).*\(5,\)",
-    ),
-    "matrix of words": (
-        {"text_feat.npy": np.full((5, 2), "a")},
-        "one row of features per item.*<U1",
-    ),
     "matrix of nothing but zeros": (
         {"text_feat.npy": np.zeros((5, 2))},
         "No item has this modality.*'text'",
-    ),
-    "not a matrix file": (
-        {"text_feat.npy": b"1 2 3\n4 5 6\n"},
-        r"matrix cannot be read.*text_feat\.npy",
-    ),
-    "truncated matrix": (
-        {"text_feat.npy": b"\x93NUMPY\x01\x00v\x00{'descr'"},
-        r"matrix cannot be read.*text_feat\.npy",
-    ),
-    "several matrices": (
-        {
-            "text_feat_a.npy": np.ones((5, 2)),
-            "text_feat_b.npy": np.ones((5, 2)),
-        },
-        "several matrices.*text_feat_a.npy, text_feat_b.npy",
     ),
     "several interaction files": (
         {"a.inter": lines(ROWS), "b.inter": lines(ROWS), "shop.inter": None},
@@ -482,19 +399,6 @@ def test_bad_files(shop, kind):
             write(root, name, content)
     with pytest.raises(InputError, match=f"(?s){message}"):
         read_mmrec(root)
-
-
-def test_pickles_are_never_opened(shop):
-    class Trap:
-        def __reduce__(self):
-            return (os.mkdir, (str(root / "trapped"),))
-
-    root = shop()
-    array = np.array([[Trap()]], dtype=object)
-    np.save(root / "text_feat.npy", array, allow_pickle=True)
-    with pytest.raises(InputError, match="matrix cannot be read"):
-        read_mmrec(root)
-    assert not (root / "trapped").exists()
 
 
 def test_bad_arguments(shop, tmp_path):

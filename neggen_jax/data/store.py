@@ -266,10 +266,7 @@ def _write_features(matrix: Features, directory: Path, modality: str) -> None:
     values = np.ascontiguousarray(matrix.values, np.float32)
     np.save(directory / f"{modality}.npy", values)
     np.save(directory / f"{modality}.present.npy", matrix.present)
-    about = {
-        "shape": values.shape,
-        "sha256": hashlib.sha256(values.data).hexdigest(),
-    }
+    about = {"shape": values.shape, "sha256": _sha256(values)}
     _write_json(directory / f"{modality}.json", {**matrix.manifest, **about})
 
 
@@ -306,6 +303,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -339,10 +340,9 @@ def _culprit(directory: Path, catalog: Catalog) -> Path:
     """The changed feature file, or the directory if it is none of them."""
     for modality, matrix in catalog.features.items():
         path = directory / "features" / f"{modality}.npy"
-        digest = hashlib.sha256(matrix.values.data).hexdigest()
-        if digest != matrix.manifest.get("sha256"):
+        if _sha256(matrix.values) != matrix.manifest.get("sha256"):
             return path
-        if (matrix.present != matrix.values.any(axis=1)).any():
+        if not np.array_equal(matrix.present, matrix.values.any(axis=1)):
             return path.with_suffix(".present.npy")
     return directory
 
