@@ -284,6 +284,10 @@ BAD_TABLES = {
         lines(ROWS).replace(b"\n2\t3", b"\n2\xe9\t3"),
         r"not UTF-8.*line 5, byte 79 .*0xe9",
     ),
+    "UTF-16": (
+        lines(ROWS).decode().encode("utf-16"),
+        "not UTF-8.*line 1, byte 0 .*0xff",
+    ),
     "no user": (
         lines(changed(2, "userID", "")),
         "missing in the column 'userID'.*line 4",

@@ -230,7 +230,10 @@ def _read(path: Path) -> _Log:
 def _header(path: Path) -> list[str]:
     with path.open("rb") as file:
         line = file.readline()
-    header = _fields(line.decode("utf-8-sig", "replace"))
+    try:
+        header = _fields(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _explain(path, [], error) from None
     missing = [n for n in (_USER, _ITEM, _LABEL) if n not in header]
     if missing:
         raise InputError(
