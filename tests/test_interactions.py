@@ -1,8 +1,6 @@
 """Reading interaction files: what comes out, and what is refused."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -417,11 +415,6 @@ def test_bad_arguments(shop, tmp_path):
         read_mmrec(tmp_path / "none")
 
 
-DATA = Path(
-    os.environ.get("NEGGEN_DATA", Path(__file__).parents[1] / "../shared/data")
-)
-
-
 @pytest.mark.parametrize(
     ("name", "sizes", "counts"),
     [
@@ -429,10 +422,8 @@ DATA = Path(
         ("amazon_office", (4905, 2420), [40330, 6464, 6464]),
     ],
 )
-def test_real_data(name, sizes, counts):
-    if not (DATA / name).is_dir():
-        pytest.skip("NEGGEN_DATA has no " + name)
-    catalog = read_mmrec(DATA / name)
+def test_real_data(data_dir, name, sizes, counts):
+    catalog = read_mmrec(data_dir / name)
     assert (catalog.num_users, catalog.num_items) == sizes
     assert [len(catalog.splits[split]) for split in SPLITS] == counts
     assert len(catalog.records) == sizes[1]
