@@ -43,6 +43,12 @@ def one() -> Partition:
     return _partition(1, 1)
 
 
+@pytest.fixture(scope="session")
+def eight() -> Partition:
+    """A mesh of eight devices that cuts every table into eight."""
+    return _partition(1, 8)
+
+
 @pytest.fixture(
     scope="session", params=MESHES, ids=lambda mesh: "x".join(map(str, mesh))
 )
