@@ -1,0 +1,97 @@
+"""Membership and the k-th non-member, against sets."""
+
+import itertools
+
+import jax
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neggen_jax.ops.positives import (
+    contains,
+    kth_negative,
+    make_positives,
+    num_negatives,
+)
+
+contains = jax.jit(contains)
+kth_negative = jax.jit(kth_negative)
+num_negatives = jax.jit(num_negatives)
+
+
+def check_everything(rows, num_items, partition):
+    """Asks for every user and item, and for every k that exists."""
+    users = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    items = np.array([item for row in rows for item in row], int)
+    order = np.random.default_rng(0).permutation(len(users))
+    positives = make_positives(
+        users[order], items[order], len(rows), num_items, partition
+    )
+    every = np.indices((len(rows), num_items), np.int32)
+    want = np.array([[i in row for i in range(num_items)] for row in rows])
+    np.testing.assert_array_equal(contains(positives, *every), want)
+    left = num_negatives(positives, np.arange(len(rows)))
+    np.testing.assert_array_equal(left, (~want).sum(axis=1))
+    # Past a user's last non-positive there is nothing to ask for.
+    asked = every[1] < np.asarray(left)[:, None]
+    got = np.asarray(kth_negative(positives, *every))
+    np.testing.assert_array_equal(got[asked], np.nonzero(~want)[1])
+
+
+def test_every_set_of_six_items(one):
+    rows = [
+        set(row)
+        for size in range(7)
+        for row in itertools.combinations(range(6), size)
+    ]
+    assert len(rows) == 64
+    check_everything(rows, 6, one)
+
+
+@given(st.permutations(range(8 * 16)), st.integers(0, 7))
+@settings(max_examples=40)
+def test_any_rows(one, cells, full):
+    # Always 40 pairs of 8 users and 16 items, so that shapes repeat; one
+    # user has all items but one, the longest row that may be.
+    taken = {(full, item) for item in range(15)}
+    for cell in cells:
+        user, item = divmod(cell, 16)
+        if len(taken) < 40 and user != full:
+            taken.add((user, item))
+    rows = [{i for u, i in taken if u == user} for user in range(8)]
+    check_everything(rows, 16, one)
+
+
+def test_rows_of_every_length(one):
+    """Every search depth, at the lengths where it changes."""
+    for longest in (1, 2, 3, 4, 8):
+        rows = [set(range(0, 2 * n, 2)) for n in range(longest + 1)]
+        check_everything(rows, 2 * longest + 1, one)
+
+
+def test_indices_near_the_end_of_int32(one):
+    top = 2**31 - 2
+    positives = make_positives(
+        np.array([0, 0]), np.array([top, 3]), 1, top + 1, one
+    )
+    user = np.zeros(3, np.int32)
+    k = np.array([2, 3, top - 2], np.int32)
+    np.testing.assert_array_equal(
+        kth_negative(positives, user, k), [2, 4, top - 1]
+    )
+    item = np.array([3, top - 1, top], np.int32)
+    np.testing.assert_array_equal(
+        contains(positives, user, item), [True, False, True]
+    )
+
+
+def test_any_shape_is_kept(one):
+    positives = make_positives(np.array([1]), np.array([4]), 3, 9, one)
+    users = np.array([[[1, 0], [1, 2]]], np.int32)
+    items = np.full_like(users, 4)
+    np.testing.assert_array_equal(
+        contains(positives, users, items), [[[True, False], [True, False]]]
+    )
+    np.testing.assert_array_equal(
+        kth_negative(positives, users, items), [[[5, 4], [5, 4]]]
+    )
