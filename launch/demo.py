@@ -3,13 +3,9 @@
 python launch/demo.py --output=demo
 """
 
-import os
-
 from absl import app, flags
 
 from neggen_jax.errors import reported
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _OUTPUT = flags.DEFINE_string("output", "demo", "Directory of everything.")
 

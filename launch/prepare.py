@@ -7,15 +7,9 @@
 Flags that are not given are left to `neggen_jax/data/prepare.py`.
 """
 
-import os
-
 from absl import app, flags
 
 from neggen_jax.errors import reported
-
-# TensorFlow only writes files here, and need not say how fast it could run.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 _WORDS = {
     "source": "mmrec (files of the MMRec toolbox) or bazaar (synthetic).",
