@@ -171,7 +171,10 @@ def stream_order(start, offsets, seed: int, size: int, xp=_NumPy):
     """
     position = start + offsets
     passes = xp.cast(position // size, "uint32")
-    return permute(position % size, _mix(xp, passes, seed), size, xp)
+    # Mixed twice: passes ^ seed alone would give seed 1 the passes of seed 0,
+    # two by two exchanged.
+    key = _mix(xp, _mix(xp, passes, 0), seed)
+    return permute(position % size, key, size, xp)
 
 
 @dataclasses.dataclass(frozen=True)

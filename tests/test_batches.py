@@ -1,0 +1,232 @@
+"""Batches as a pure function of (seed, step): properties of the stream."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from neggen_jax.data.batches import (
+    PIPELINES,
+    Schedule,
+    Stream,
+    make_stream,
+    numpy_batches,
+    permute,
+    stream_order,
+    tf_batches,
+)
+from neggen_jax.errors import InputError
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def permutation(size, key):
+    keys = np.full(size, key, np.uint32)
+    return permute(np.arange(size, dtype=np.int64), keys, size)
+
+
+def some_stream(interactions=103, batch_size=8, stack=3, seed=0, **options):
+    """Distinct users, so that a row of a batch says which one it is."""
+    users = np.arange(interactions, dtype=np.int32)
+    return Stream(
+        users=users,
+        items=users % 17,
+        batch_size=batch_size,
+        seed=seed,
+        schedule=Schedule.make(interactions, batch_size, stack),
+        **options,
+    )
+
+
+def take(stream, dispatches, first=0, pipeline=numpy_batches):
+    return list(itertools.islice(pipeline(stream, first), dispatches))
+
+
+def steps(stream, number):
+    """The first steps one by one, as training runs them."""
+    stacks, out = numpy_batches(stream), []
+    for dispatch, stack in enumerate(stacks):
+        count = stream.schedule.count(dispatch)
+        out.extend(stack["users"][:count])
+        if len(out) >= number:
+            return np.stack(out[:number])
+
+
+def assert_same(left, right):
+    assert len(left) == len(right) > 0
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for name, column in one.items():
+            assert column.dtype == other[name].dtype
+            np.testing.assert_array_equal(column, other[name])
+
+
+def test_permute_is_a_bijection_of_every_small_range():
+    for size in range(1, 301):
+        order = permutation(size, size * 7)
+        np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+@given(st.integers(1, 70_000), SEEDS)
+@settings(max_examples=40)
+def test_permute_is_a_bijection(size, key):
+    order = permutation(size, key)
+    assert order.dtype == np.int64
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+def test_permute_reaches_past_32_bits():
+    size = 2**33 + 12345
+    index = np.concatenate([np.arange(5000), size - 1 - np.arange(5000)])
+    out = permute(index, np.full(index.shape, 5, np.uint32), size)
+    assert len(np.unique(out)) == len(index)
+    assert 0 <= out.min() < 2**30
+    assert size - 2**30 < out.max() < size
+
+
+def test_permutations_look_random():
+    """Where an index goes, and what follows it, over many keys."""
+    size = 24
+    orders = np.stack([permutation(size, key) for key in range(2400)])
+    for index in (0, 1, 11, 23):
+        counts = np.bincount(orders[:, index], minlength=size)
+        assert stats.chisquare(counts).pvalue > 1e-4
+    step = (orders[:, 1:] - orders[:, :-1]) % size
+    counts = np.bincount(step.ravel(), minlength=size)[1:]
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 9), SEEDS)
+@settings(max_examples=60)
+def test_each_pass_covers_every_interaction_once(size, batch, stack, seed):
+    stream = some_stream(size, batch, stack, seed)
+    order = steps(stream, -(-3 * size // batch)).ravel()[: 3 * size]
+    for run in order.reshape(3, size):
+        np.testing.assert_array_equal(np.sort(run), np.arange(size))
+
+
+def test_passes_and_seeds_differ():
+    orders = []
+    for seed in (0, 1, 2**32 - 1):
+        order = stream_order(0, np.arange(2000), seed, 1000)
+        orders.extend(order.reshape(2, 1000))
+    for left, right in itertools.combinations(orders, 2):
+        # Two unrelated orders agree in one place on average.
+        assert (left == right).sum() < 10
+
+
+def test_a_pass_is_not_another_seeds_pass():
+    """Keys mix the seed and the pass; they do not add up."""
+    passes = {
+        tuple(stream_order(64 * number, np.arange(64), seed, 64))
+        for seed in range(20)
+        for number in range(20)
+    }
+    assert len(passes) == 400
+
+
+def test_users_and_items_stay_together():
+    stream = some_stream()
+    for stack in take(stream, 10):
+        np.testing.assert_array_equal(stack["items"], stack["users"] % 17)
+        assert stack["items"].dtype == stack["users"].dtype == np.int32
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
+def test_starting_anywhere_equals_skipping_to_it(pipeline):
+    stream = some_stream(seed=3)
+    whole = take(stream, 14, pipeline=pipeline)
+    for first in (1, 4, 5, 9):
+        rest = take(stream, 14 - first, first, pipeline)
+        assert_same(rest, whole[first:])
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "stack", "seed"),
+    [(103, 8, 3, 0), (1, 1, 1, 7), (4097, 64, 16, 2**32 - 1), (5, 16, 4, 1)],
+)
+def test_both_pipelines_agree_bit_for_bit(size, batch, stack, seed):
+    rng = np.random.default_rng(0)
+    tables = {
+        "vectors": rng.normal(size=(17, 2, 3)).astype(np.float32),
+        "flags": rng.random(17) < 0.5,
+    }
+    stream = some_stream(size, batch, stack, seed, item_tables=tables)
+    for first in (0, 3, 1_000_003):
+        left = take(stream, 5, first)
+        assert_same(left, take(stream, 5, first, tf_batches))
+
+
+def test_item_tables_give_the_rows_of_the_items():
+    table = np.random.default_rng(0).normal(size=(17, 2, 3))
+    stream = some_stream(item_tables={"vectors": table})
+    for stack in take(stream, 4):
+        assert stack["vectors"].shape == (*stack["items"].shape, 2, 3)
+        np.testing.assert_array_equal(stack["vectors"], table[stack["items"]])
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
+def test_shares_of_processes_make_up_the_batch(pipeline):
+    whole = take(some_stream(batch_size=12), 6, pipeline=pipeline)
+    shares = [
+        take(some_stream(batch_size=12, process=(n, 3)), 6, pipeline=pipeline)
+        for n in range(3)
+    ]
+    together = [
+        {k: np.concatenate([p[k] for p in parts], axis=1) for k in parts[0]}
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_same(together, whole)
+
+
+def test_a_batch_must_cut_into_shares():
+    for batch, process in ((7, (0, 2)), (0, (0, 1)), (-4, (1, 2))):
+        with pytest.raises(InputError, match="equal shares") as error:
+            dataclasses.replace(
+                some_stream(), batch_size=batch, process=process
+            )
+        assert error.value.where == "config.train.batch_size"
+
+
+def test_the_stream_of_a_catalogue(catalog):
+    stream = make_stream(catalog, 16, 4, seed=5)
+    train = set(zip(catalog.train.users, catalog.train.items, strict=True))
+    stack = next(numpy_batches(stream))
+    drawn = set(zip(stack["users"].flat, stack["items"].flat, strict=True))
+    assert drawn <= train
+    assert stream.schedule.steps_per_epoch == -(-len(catalog.train) // 16)
+    with pytest.raises(InputError):
+        make_stream(catalog, 0, 4, seed=5)
+
+
+@given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 40))
+def test_a_schedule_covers_every_step_once(interactions, batch, stack):
+    schedule = Schedule.make(interactions, batch, stack)
+    epoch = schedule.steps_per_epoch
+    assert (epoch - 1) * batch < interactions <= epoch * batch
+    assert schedule.steps_per_dispatch <= stack
+    # No more dispatches than the stack asks for, whatever their length.
+    assert schedule.dispatches_per_epoch <= -(-epoch // stack)
+    step = 0
+    for dispatch in range(3 * schedule.dispatches_per_epoch):
+        assert schedule.start(dispatch) == step
+        assert schedule.dispatch(step) == dispatch
+        assert 1 <= schedule.count(dispatch) <= schedule.steps_per_dispatch
+        step += schedule.count(dispatch)
+        # An epoch ends where a dispatch ends.
+        done, within = divmod(step, epoch)
+        assert within == 0 or dispatch // schedule.dispatches_per_epoch == done
+    assert step == 3 * epoch
+
+
+def test_no_dispatch_starts_between_two():
+    schedule = Schedule(steps_per_epoch=10, steps_per_dispatch=4)
+    starts = [schedule.start(dispatch) for dispatch in range(6)]
+    assert starts == [0, 4, 8, 10, 14, 18]
+    for step in set(range(20)) - set(starts):
+        with pytest.raises(ValueError, match=f"at step {step}"):
+            schedule.dispatch(step)
