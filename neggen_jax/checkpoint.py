@@ -1,7 +1,9 @@
 """Checkpoints: Orbax, asynchronous, the latest few and the best.
 
-A checkpoint holds the whole `State` and the little that the host knows (best
-value so far, evaluations since). It exists entirely or not at all.
+A checkpoint holds the whole `State`, the little that the host knows (best
+value so far, evaluations since), and a checksum of both: TensorStore writes
+arrays without one, and would read changed bits as if nothing were wrong. It
+exists entirely or not at all.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ import json
 import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -22,25 +26,21 @@ from neggen_jax.step import State
 
 
 class _LatestAndBest(preservation_policy.PreservationPolicy):
-    """Keeps the newest `count`, and the first with the highest value."""
+    """Keeps the newest `count`, and the one that `best` names."""
 
     def __init__(self, count: int):
         self.count = count
+        self.best: int | None = None
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
     ) -> Sequence[bool]:
         del context
-        keep = [False] * len(checkpoints)
-        keep[-self.count :] = [True] * min(self.count, len(checkpoints))
-        measured = [
-            (info.metrics["value"], -number)
+        first = len(checkpoints) - self.count
+        return [
+            number >= first or info.step == self.best
             for number, info in enumerate(checkpoints)
-            if info.metrics and info.metrics.get("value") is not None
         ]
-        if measured:
-            keep[-max(measured)[1]] = True
-        return keep
 
 
 class Checkpoints:
@@ -60,10 +60,11 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._keep = _LatestAndBest(keep)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_LatestAndBest(keep),
+                preservation_policy=self._keep,
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
@@ -81,15 +82,14 @@ class Checkpoints:
         """Step of the newest checkpoint."""
         return self._manager.latest_step()
 
-    def save(
-        self, state: State, meta: dict[str, Any], value: float | None
-    ) -> None:
+    def save(self, state: State, meta: dict[str, Any]) -> None:
         """Begins to write; training may go on meanwhile.
 
         Args:
           state: its step names the checkpoint.
-          meta: JSON beside it.
-          value: what the best is chosen by, if it was measured.
+          meta: JSON beside it. Its "best_step" names the checkpoint that is
+            kept beside the latest; it stands in `meta`, and not in Orbax'
+            metrics, so that a resumed run knows it too.
 
         Raises:
           InputError: if the disk does not take it (now, or the one before).
@@ -97,11 +97,13 @@ class Checkpoints:
         step = int(jax.device_get(state.step))
         if step in self._manager.all_steps():
             return
+        seal = {"meta": meta, "checksum": _checksum(state, meta)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal)
         )
+        self._keep.best = meta["best_step"]
         try:
-            self._manager.save(step, args=args, metrics={"value": value})
+            self._manager.save(step, args=args)
         except Exception as error:
             raise _unwritable(self.directory, error) from error
 
@@ -143,6 +145,9 @@ class Checkpoints:
         )
         try:
             found = self._manager.restore(step, args=args)
+            state, meta = found.state, found.meta["meta"]
+            if found.meta["checksum"] != _checksum(state, meta):
+                raise ValueError("the contents contradict their checksum")
         except Exception as error:
             others = [s for s in self._manager.all_steps() if s != step]
             raise InputError(
@@ -153,7 +158,30 @@ class Checkpoints:
                 fix="move that directory away; the same command then goes on "
                 + (f"from step {max(others)}" if others else "from the start"),
             ) from error
-        return found.state, found.meta
+        return state, meta
+
+
+def _checksum(state: State, meta: dict[str, Any]) -> str:
+    text = json.dumps(meta, sort_keys=True)
+    return f"{int(_words(state)):08x}{zlib.crc32(text.encode()):08x}"
+
+
+@jax.jit
+def _words(state: State) -> jax.Array:
+    """Sums all words, each times an odd number that its place gives it.
+
+    Every flipped bit changes the sum; and the order in which integers are
+    added up does not, so that it is the same on any mesh.
+    """
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(state):
+        words = leaf.view(f"uint{8 * leaf.dtype.itemsize}").astype(jnp.uint32)
+        place = jnp.zeros(leaf.shape, jnp.uint32)
+        for axis in range(leaf.ndim):
+            index = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+            place = place * jnp.uint32(0x9E3779B1) + index
+        total = total * 3 + (words * (2 * place + 1)).sum(dtype=jnp.uint32)
+    return total
 
 
 def _first_line(error: BaseException) -> str:

@@ -138,7 +138,7 @@ class Trainer:
                 while not meta.over(config):
                     state = self._epoch(state, meta)
                     value = self._measure(state, meta)
-                    self._save(state, meta, value)
+                    self._save(state, meta)
                     bar.show(meta, value)
             self.checkpoints.wait()
         finally:
@@ -229,12 +229,12 @@ class Trainer:
         self._log.write(int(state.step), {"epoch": meta.epochs, **line})
         return value
 
-    def _save(self, state: State, meta: Meta, value: float | None) -> None:
+    def _save(self, state: State, meta: Meta) -> None:
         """Saves, if it is time to or if this is the best step so far."""
         config = self.run.config.train
         due = meta.epochs % config.checkpoint_every == 0
         if due or meta.best_step == int(state.step) or meta.over(config):
-            self.checkpoints.save(state, dataclasses.asdict(meta), value)
+            self.checkpoints.save(state, dataclasses.asdict(meta))
 
 
 def _results(

@@ -1,0 +1,246 @@
+"""Checkpoints: the latest and the best survive, whole, or say what is wrong."""
+
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from training import digests
+
+from neggen_jax.checkpoint import Checkpoints, read_json, write_json
+from neggen_jax.errors import InputError
+from neggen_jax.step import State
+
+
+def make_state(step: int, partition) -> State:
+    """A state whose every number depends on the step."""
+    rng = np.random.default_rng(step)
+    table = partition.put(rng.random((64, 16), np.float32), "item", "embed")
+    return State(
+        step=partition.put(np.int32(step)),
+        params={"items": table},
+        opt_state=({"mu": table * 2},),
+        average=None,
+    )
+
+
+def abstract(partition) -> State:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+        make_state(0, partition),
+    )
+
+
+def write(workdir, partition, values: dict[int, float | None], keep=2) -> None:
+    """Saves steps as the trainer would: the first highest value is best."""
+    best: tuple[float, int] | None = None
+    with Checkpoints(workdir, keep) as checkpoints:
+        for step, value in values.items():
+            if value is not None and (best is None or value > best[0]):
+                best = value, step
+            meta = {"best_step": best and best[1]}
+            checkpoints.save(make_state(step, partition), meta)
+        checkpoints.wait()
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+
+
+def assert_equal(got: State, want: State) -> None:
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_what_is_restored_is_what_was_saved(tmp_path, one):
+    write(tmp_path, one, {3: 0.1, 5: 0.3})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 5
+        for step in (3, 5):
+            got, meta = checkpoints.restore(abstract(one), step)
+            assert_equal(got, make_state(step, one))
+            assert meta == {"best_step": step}
+        assert_equal(checkpoints.restore(abstract(one))[0], make_state(5, one))
+
+
+def test_restores_onto_another_mesh(tmp_path, one, partition):
+    write(tmp_path, one, {3: 0.1})
+    with Checkpoints(tmp_path) as checkpoints:
+        got, _ = checkpoints.restore(abstract(partition))
+    assert_equal(got, make_state(3, partition))
+    want = jax.tree.map(lambda x: x.sharding, abstract(partition))
+    assert jax.tree.map(lambda x: x.sharding, got) == want
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({1: 0.1, 2: 0.3, 3: 0.2, 4: 0.1, 5: 0.1}, [2, 4, 5]),
+        ({1: 0.1, 2: 0.3, 3: 0.3, 4: 0.3, 5: 0.3}, [2, 4, 5]),  # a tie
+        ({1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.5}, [4, 5]),
+        ({1: None, 2: None, 3: None}, [2, 3]),
+        ({1: None, 2: 0.0, 3: None, 4: None, 5: None}, [2, 4, 5]),
+    ],
+)
+def test_keeps_the_latest_and_the_first_best(tmp_path, one, values, kept):
+    write(tmp_path, one, values)
+    assert steps(tmp_path) == kept
+
+
+def test_a_new_process_still_knows_the_best(tmp_path, one):
+    """Each step is saved by a manager of its own, as after many kills."""
+    for step in range(1, 6):
+        with Checkpoints(tmp_path) as checkpoints:
+            meta = {"best_step": min(step, 2)}
+            checkpoints.save(make_state(step, one), meta)
+    assert steps(tmp_path) == [2, 4, 5]
+
+
+def test_saving_does_not_see_what_training_does_next(tmp_path, one):
+    """The buffers of a state that is being written are donated at once."""
+    change = jax.jit(
+        lambda state: jax.tree.map(lambda x: x + x.dtype.type(1), state),
+        donate_argnums=0,
+    )
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        state = make_state(1, one)
+        for _ in range(5):
+            checkpoints.save(state, {"best_step": None})
+            for _ in range(3):
+                state = change(state)
+        checkpoints.wait()
+        for number in range(5):
+            got, _ = checkpoints.restore(abstract(one), 1 + 3 * number)
+            want = make_state(1, one)
+            for _ in range(3 * number):
+                want = change(want)
+            assert_equal(got, want)
+
+
+def test_a_half_written_checkpoint_is_ignored_and_cleaned(tmp_path, one):
+    write(tmp_path, one, {1: 0.1, 2: 0.2})
+    root = tmp_path / "checkpoints"
+    left = root / "3.orbax-checkpoint-tmp"
+    shutil.copytree(root / "2", left)
+    (left / "commit_success.txt").unlink(missing_ok=True)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest == 2
+    assert left.exists(), "a reader must not touch what a writer is about"
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 2
+        assert_equal(checkpoints.restore(abstract(one))[0], make_state(2, one))
+    assert steps(tmp_path) == [1, 2]
+
+
+def files_of(workdir: pathlib.Path, step: int) -> list[str]:
+    root = workdir / "checkpoints" / str(step)
+    return sorted(
+        str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()
+    )
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_damage_goes_unnoticed(tmp_path, one):
+    """Any file cut short, flipped or removed: one error, or no difference."""
+    origin, workdir = tmp_path / "origin", tmp_path / "workdir"
+    write(origin, one, {1: 0.1, 2: 0.2})
+    noticed = set()
+    for name in files_of(origin, 2):
+        for damage in ("truncate", "flip", "remove"):
+            shutil.copytree(origin, workdir)
+            hurt(workdir / "checkpoints" / "2" / name, damage)
+            hashes = digests(workdir)
+            found = restored(workdir, abstract(one))
+            if isinstance(found, InputError):
+                noticed.add((name.split("/")[0], damage))
+                assert "step 2" in found.problem
+                assert str(found.where).endswith("checkpoints/2")
+                assert "from step 1" in found.fix
+                assert digests(workdir) == hashes, (name, damage)
+            else:
+                # Then nothing that matters can have stood in that file.
+                assert_equal(found[0], make_state(2, one))
+                assert found[1] == {"best_step": 2}
+            shutil.rmtree(workdir)
+    for item in ("state", "meta"):
+        assert {d for i, d in noticed if i == item} == {
+            "truncate",
+            "flip",
+            "remove",
+        }
+
+
+@pytest.mark.parametrize("bit", [0, 7, 20, 31])
+def test_one_flipped_bit_in_the_numbers_is_noticed(tmp_path, one, bit):
+    """TensorStore itself has no checksum over what arrays contain."""
+    write(tmp_path, one, {1: 0.1})
+    root = tmp_path / "checkpoints" / "1" / "state" / "ocdbt.process_0" / "d"
+    path = max(root.iterdir(), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    assert len(data) > 64 * 16 * 4, "this should be the file of the tables"
+    data[len(data) // 2 + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match="cannot be read") as caught,
+    ):
+        checkpoints.restore(abstract(one))
+    assert "checksum" in caught.value.found
+    assert "from the start" in caught.value.fix
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_refuses_a_checkpoint_of_another_model(tmp_path, one):
+    write(tmp_path, one, {1: 0.1})
+    other = abstract(one)
+    other = other.replace(params={"users": other.params["items"]})
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match="step 1 cannot be read"),
+    ):
+        checkpoints.restore(other)
+
+
+def test_names_the_steps_that_are_there(tmp_path, one):
+    write(tmp_path, one, {1: 0.1, 4: 0.2})
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError) as caught,
+    ):
+        checkpoints.restore(abstract(one), 3)
+    assert "[1, 4]" in str(caught.value)
+    with Checkpoints(tmp_path / "empty") as checkpoints:
+        assert checkpoints.latest is None
+        with pytest.raises(InputError, match="train first"):
+            checkpoints.restore(abstract(one))
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
+    path.write_text('{"a": ')
+    with pytest.raises(InputError, match="damaged") as caught:
+        read_json(path)
+    assert caught.value.where == path
+
+
+def restored(workdir, like: State):
+    try:
+        with Checkpoints(workdir) as checkpoints:
+            return checkpoints.restore(like)
+    except InputError as error:
+        return error
+
+
+def hurt(path: pathlib.Path, damage: str) -> None:
+    data = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    elif damage == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    elif data:
+        data[len(data) // 2] ^= 0x10
+        path.write_bytes(data)
