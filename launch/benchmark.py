@@ -10,10 +10,10 @@ time and peak memory of the whole process; `--output=FILE` keeps them as JSON.
 import json
 import pathlib
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 
-from neggen_jax.errors import reported
+from neggen_jax import command
 
 _CONFIGS = flags.DEFINE_list(
     "configs",
@@ -28,18 +28,17 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 def main(argv: list[str]) -> None:
     """Calls the benchmark for each experiment."""
     del argv
-    with reported():
-        from neggen_jax import benchmark
+    from neggen_jax import benchmark
 
-        rows = {}
-        for spec in _CONFIGS.value:
-            rows[spec] = benchmark.measure(spec, _SIZE.value, _EPOCHS.value)
-        title = f"{_SIZE.value}, medians over {_EPOCHS.value} epochs"
-        Console().print(benchmark.table(rows, title))
-        if _OUTPUT.value:
-            text = json.dumps({"size": _SIZE.value, "rows": rows}, indent=2)
-            pathlib.Path(_OUTPUT.value).write_text(text + "\n")
+    rows = {}
+    for spec in _CONFIGS.value:
+        rows[spec] = benchmark.measure(spec, _SIZE.value, _EPOCHS.value)
+    title = f"{_SIZE.value}, medians over {_EPOCHS.value} epochs"
+    Console().print(benchmark.table(rows, title))
+    if _OUTPUT.value:
+        text = json.dumps({"size": _SIZE.value, "rows": rows}, indent=2)
+        pathlib.Path(_OUTPUT.value).write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -3,9 +3,9 @@
 python launch/demo.py --output=demo
 """
 
-from absl import app, flags
+from absl import flags
 
-from neggen_jax.errors import reported
+from neggen_jax import command
 
 _OUTPUT = flags.DEFINE_string("output", "demo", "Directory of everything.")
 
@@ -13,11 +13,10 @@ _OUTPUT = flags.DEFINE_string("output", "demo", "Directory of everything.")
 def main(argv: list[str]) -> None:
     """Calls the demo."""
     del argv
-    with reported():
-        from neggen_jax import demo
+    from neggen_jax import demo
 
-        demo.run(_OUTPUT.value)
+    demo.run(_OUTPUT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -5,9 +5,9 @@
 The best step on valid is evaluated; nothing in the workdir changes.
 """
 
-from absl import app, flags
+from absl import flags
 
-from neggen_jax.errors import reported
+from neggen_jax import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of a run that was trained.")
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What to rank.")
@@ -16,16 +16,15 @@ _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What to rank.")
 def main(argv: list[str]) -> None:
     """Calls the evaluator."""
     del argv
-    with reported():
-        from neggen_jax import run
+    from neggen_jax import run
 
-        opened, state, step = run.reopen(_WORKDIR.value)
-        values, _ = run.evaluate_state(opened, state, _SPLIT.value)
-        print(f"{opened.catalog.name}, {_SPLIT.value}, step {step}")
-        for name, value in values.items():
-            print(f"  {name:<24}{value:.6f}")
+    opened, state, step = run.reopen(_WORKDIR.value)
+    values, _ = run.evaluate_state(opened, state, _SPLIT.value)
+    print(f"{opened.catalog.name}, {_SPLIT.value}, step {step}")
+    for name, value in values.items():
+        print(f"  {name:<24}{value:.6f}")
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("workdir")
-    app.run(main)
+    command.run(main)

@@ -7,9 +7,9 @@
 Flags that are not given are left to `neggen_jax/data/prepare.py`.
 """
 
-from absl import app, flags
+from absl import flags
 
-from neggen_jax.errors import reported
+from neggen_jax import command
 
 _WORDS = {
     "source": "mmrec (files of the MMRec toolbox) or bazaar (synthetic).",
@@ -19,6 +19,7 @@ _WORDS = {
     "text_model": "Path or hub name of a sentence encoder.",
     "image": "Image vectors: auto, file, pixels, transformers or none.",
     "image_model": "Path or hub name of an image encoder.",
+    "bad_images": "Images that cannot be read: error or absent.",
     "file": "mmrec: which .inter file.",
     "name": "mmrec: what the catalogue is called.",
     "duplicates": "mmrec: pairs that occur again; error, or keep the first.",
@@ -32,6 +33,9 @@ _NUMBERS = {
     "seed": "bazaar: another one makes another bazaar.",
     "image_size": "bazaar: side of a picture in pixels.",
 }
+_TEXT_ATTRIBUTES = flags.DEFINE_list(
+    "text_attributes", None, "Attributes that enter the texts; all if unset."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output.")
 _GIVEN = [flags.DEFINE_string(name, None, doc) for name, doc in _WORDS.items()]
 _GIVEN += [flags.DEFINE_integer(n, None, doc) for n, doc in _NUMBERS.items()]
@@ -45,13 +49,12 @@ def main(argv: list[str]) -> None:
     for name in ("users", "items", "interactions"):
         if name in given:
             given[f"num_{name}"] = given.pop(name)
-    with reported():
-        from neggen_jax.data.prepare import prepare, summarise
+    from neggen_jax.data.prepare import prepare, summarise
 
-        catalog = prepare(**given, overwrite=_OVERWRITE.value)
-        summarise(catalog, given["output"])
+    catalog = prepare(**given, overwrite=_OVERWRITE.value)
+    summarise(catalog, given["output"])
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["source", "output"])
-    app.run(main)
+    command.run(main)

@@ -4,10 +4,10 @@
         --config.data.path=DIR --workdir=DIR
 """
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from neggen_jax.errors import reported
+from neggen_jax import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives.")
@@ -16,12 +16,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives.")
 def main(argv: list[str]) -> None:
     """Calls the trainer."""
     del argv
-    with reported():
-        from neggen_jax.train import train_and_evaluate
+    from neggen_jax.train import train_and_evaluate
 
-        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    command.run(main)

@@ -61,6 +61,12 @@ class Run:
         """
         partition = make_partition(config.mesh.data, config.mesh.model)
         check(config, partition)
+        if catalog is None and not config.data.path:
+            raise InputError(
+                "No dataset is named.",
+                where="config.data.path",
+                fix="give --config.data.path=DIR, as launch/prepare.py made it",
+            )
         if catalog is None:
             catalog = store.load(config.data.path)
         stream = batches.make_stream(

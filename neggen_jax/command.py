@@ -1,0 +1,69 @@
+"""How the commands in `launch/` begin, and how they refuse.
+
+Whatever a person can put right - a flag, a config key, data, a workdir -
+ends in one message on stderr and exit status 2, without a traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from neggen_jax import config as configs
+from neggen_jax.errors import InputError, nearest, reported
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and calls `main`; the last line of every command."""
+    with reported():
+        app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            # A config file that could not be read says so when it is used.
+            getattr(flags.FLAGS.config, "seed", None)
+    except (flags.Error, AttributeError, KeyError, OSError) as error:
+        raise _explained(argv, error) from error
+    verbosity = flags.FLAGS["verbosity"]
+    if verbosity.using_default_value:
+        # Otherwise libraries narrate every checkpoint at length.
+        verbosity.value = logging.WARNING
+        verbosity.using_default_value = False
+    return rest
+
+
+def _explained(argv: list[str], error: Exception) -> InputError:
+    """What is wrong with the flags.
+
+    `config_flags` wraps errors of config files in tracebacks, and names an
+    unknown key without saying where it stood; so both are looked for again.
+    """
+    spec = next((a for a in argv if re.match("--?config=", a)), "")
+    try:
+        known = configs.flatten(configs.load(spec.partition("=")[2]))
+    except InputError as better:
+        return better if spec else _bad_flag(error)
+    for argument in argv:
+        found = re.match(r"--?config\.([^=]+)", argument)
+        if found and not any(
+            f"{key}.".startswith(f"{found[1]}.") for key in known
+        ):
+            return InputError(
+                f"Unknown config key {found[1]!r}.",
+                where=argument,
+                fix=nearest(found[1], known),
+            )
+    return _bad_flag(error)
+
+
+def _bad_flag(error: Exception) -> InputError:
+    return InputError(
+        "The flags of the command are wrong.",
+        found=str(error).strip(),
+        fix="--help tells what there is",
+    )
