@@ -9,6 +9,7 @@ distinct cosines that nearly every list ends in a tie.
 import subprocess
 import sys
 
+import dense
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from neggen_jax.catalog import Features
 from neggen_jax.data import graphs
 from neggen_jax.data.inputs import ItemGraph, Needs, build, modalities, sizes
 from neggen_jax.errors import InputError
-from neggen_jax.ops.sparse import dense
+from neggen_jax.ops import sparse
 
 
 def exact_features(count, seed, dim=24):
@@ -31,28 +32,6 @@ def exact_features(count, seed, dim=24):
     return Features(values, ones > 0)
 
 
-def reference(features, k, values):
-    """Dense float64 `D^-1/2 S D^-1/2`, S the top-k similarities of each row."""
-    vectors = features.values.astype(np.float64)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(norms > 0, norms, 1)
-    cosine = unit @ unit.T
-    cosine[:, ~features.present] = -np.inf
-    kept = np.zeros_like(cosine)
-    for item in np.flatnonzero(features.present):
-        best = np.argsort(-cosine[item], kind="stable")[:k]
-        best = best[cosine[item, best] > -np.inf]
-        if values == "binary":
-            kept[item, best] = 1
-        else:
-            kept[item, best] = np.maximum(cosine[item, best], 0)
-    degree = kept.sum(axis=1)
-    scale = np.where(
-        degree > 0, 1 / np.sqrt(np.where(degree > 0, degree, 1)), 0
-    )
-    return kept * scale[:, None] * scale
-
-
 def as_dense(edges, count):
     matrix = np.zeros((count, count))
     np.add.at(matrix, tuple(edges.ends), edges.weights)
@@ -61,14 +40,11 @@ def as_dense(edges, count):
 
 def test_user_item_is_normalised_at_both_ends(catalog, partition):
     size = sizes(catalog, partition)
-    matrix = np.zeros((size.user_rows, size.item_rows))
-    matrix[catalog.train.users, catalog.train.items] = 1
-    rows, columns = matrix.sum(axis=1), matrix.sum(axis=0)
-    assert (columns[: size.items] == 0).any()
-    matrix /= np.sqrt(np.maximum(rows, 1))[:, None]
-    matrix /= np.sqrt(np.maximum(columns, 1))
+    want = np.zeros((size.user_rows, size.item_rows))
+    want[: size.users, : size.items] = dense.user_item(catalog)
+    assert not want.any(axis=0)[: size.items].all()
     graph = graphs.user_item(catalog, size, partition)
-    np.testing.assert_allclose(dense(graph), matrix, rtol=2e-7)
+    np.testing.assert_allclose(sparse.dense(graph), want, rtol=2e-7)
 
 
 @pytest.mark.parametrize("values", ["binary", "cosine"])
@@ -76,7 +52,7 @@ def test_user_item_is_normalised_at_both_ends(catalog, partition):
 def test_nearest_items_by_brute_force(one, values, k):
     features = exact_features(600, k)
     edges = graphs.nearest_items(features, k, values, one)
-    got, want = as_dense(edges, 600), reference(features, k, values)
+    got, want = as_dense(edges, 600), dense.nearest_items(features, k, values)
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=0)
     absent = ~features.present
     assert not got[absent].any()
@@ -93,7 +69,9 @@ def test_the_search_does_not_depend_on_the_mesh(partition):
     features = exact_features(1100, 2)
     edges = graphs.nearest_items(features, 10, "cosine", partition)
     np.testing.assert_allclose(
-        as_dense(edges, 1100), reference(features, 10, "cosine"), rtol=1e-12
+        as_dense(edges, 1100),
+        dense.nearest_items(features, 10, "cosine"),
+        rtol=1e-12,
     )
 
 
@@ -102,7 +80,9 @@ def test_more_neighbours_than_items(one):
     for values in ("binary", "cosine"):
         edges = graphs.nearest_items(features, 50, values, one)
         np.testing.assert_allclose(
-            as_dense(edges, 7), reference(features, 50, values), rtol=1e-12
+            as_dense(edges, 7),
+            dense.nearest_items(features, 50, values),
+            rtol=1e-12,
         )
 
 
@@ -184,8 +164,8 @@ def test_place_lays_out_on_every_mesh(partition):
     edges = graphs.nearest_items(features, 4, "cosine", partition)
     rows = partition.padded(33, "item")
     want = np.zeros((rows, rows))
-    want[:33, :33] = reference(features, 4, "cosine")
-    placed = dense(graphs.place(edges, rows, partition))
+    want[:33, :33] = dense.nearest_items(features, 4, "cosine")
+    placed = sparse.dense(graphs.place(edges, rows, partition))
     np.testing.assert_allclose(placed, want, rtol=2e-7)
 
 
@@ -207,7 +187,10 @@ def test_build_makes_what_is_needed_and_no_more(catalog, partition):
         fuse={"image": 2.0},
     )
     inputs = build(catalog, needs, partition)
-    assert dense(inputs.user_item).shape == (size.user_rows, size.item_rows)
+    assert sparse.dense(inputs.user_item).shape == (
+        size.user_rows,
+        size.item_rows,
+    )
     image = catalog.features["image"]
     matrix = inputs.features["image"]
     assert list(inputs.features) == ["image"]
@@ -217,8 +200,8 @@ def test_build_makes_what_is_needed_and_no_more(catalog, partition):
     assert not np.asarray(matrix.present[size.items :]).any()
     assert list(inputs.item_item) == ["fused"]
     np.testing.assert_allclose(
-        dense(inputs.item_item["fused"])[: size.items, : size.items],
-        reference(image, 4, "binary"),
+        sparse.dense(inputs.item_item["fused"])[: size.items, : size.items],
+        dense.nearest_items(image, 4, "binary"),
         atol=1e-7,
     )
 

@@ -6,6 +6,7 @@ error is at most about n eps |A||x|; `bound` is that, entry by entry.
 
 import functools
 
+import dense as reference
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,13 +45,6 @@ def assert_within(got, want, tolerance):
     assert got.shape == want.shape
     error = np.abs(np.asarray(got, np.float64) - want)
     assert (error <= tolerance).all(), (error - tolerance).max()
-
-
-def normalised(matrix):
-    """D^-1/2 A D^-1/2 of a matrix of zeros and ones."""
-    rows = np.sqrt(np.maximum(matrix.sum(axis=1), 1))
-    columns = np.sqrt(np.maximum(matrix.sum(axis=0), 1))
-    return matrix / rows[:, None] / columns
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +169,7 @@ def check_subset(problem, graph, size):
     edges, _, _, x, g = problem
     keep = np.zeros(edges.shape[1], bool)
     keep[np.random.default_rng(size).permutation(keep.size)[:size]] = True
-    matrix = normalised(as_dense(edges[:, keep], 1.0))
+    matrix = reference.normalised(as_dense(edges[:, keep], 1.0))
     some, out, gradient = subset_and_products(graph, keep, size, x, g)
     # rsqrt of two degrees, and a product: four roundings.
     tolerance = 4 * 2.0**-23 * matrix
@@ -205,7 +199,9 @@ def test_a_subset_of_a_subset(problem, one):
     again = jax.jit(subset, static_argnums=2)
     some = again(again(graph, first, 100), both, int(both.sum()))
     np.testing.assert_allclose(
-        dense(some), normalised(as_dense(edges[:, both], 1.0)), rtol=1e-6
+        dense(some),
+        reference.normalised(as_dense(edges[:, both], 1.0)),
+        rtol=1e-6,
     )
 
 
