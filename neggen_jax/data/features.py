@@ -1,0 +1,237 @@
+"""Texts and images of a catalogue's items -> one vector per item.
+
+`data/prepare.py` calls `extract` once per modality and stores what comes
+back. Which encoders there are is the table `ENCODERS`; how they work,
+`data/encoders.py` (no weights) and `data/encoders_neural.py` (with weights).
+
+Every vector has length one. An item without content is absent: its row is
+zero and its `present` is False; so is one of which the encoder can say
+nothing, such as a text without a word. The manifest of what was made holds
+all that shaped it and nothing else - no times, no paths - so that the same
+content and settings give the same manifest anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neggen_jax.catalog import Features, ItemRecords
+from neggen_jax.data.encoders import SEEDS, Encoder, Pixels, Tfidf, untracked
+from neggen_jax.data.encoders_neural import ImageTransformer, TextTransformer
+from neggen_jax.data.images import check_images, unreadable
+from neggen_jax.errors import InputError, nearest
+
+ENCODERS: dict[str, dict[str, type[Encoder]]] = {
+    "text": {"tfidf": Tfidf, "transformers": TextTransformer},
+    "image": {"pixels": Pixels, "transformers": ImageTransformer},
+}
+
+
+def extract(
+    records: ItemRecords,
+    modality: str,
+    encoder: str,
+    *,
+    model: str | None = None,
+    dim: int | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+    text_attributes: Sequence[str] | None = None,
+    bad_images: str = "error",
+) -> Features:
+    """Encodes one modality of all items.
+
+    Args:
+      records: the items' texts, attributes and image files.
+      modality: "text" or "image".
+      encoder: "tfidf" or "transformers" for texts, "pixels" or
+        "transformers" for images.
+      model: for "transformers", a directory or a name on the Hugging Face
+        hub; for texts by default the MiniLM of requirements-mllm.txt.
+      dim: width of the vectors; by default 256, or fewer where the items do
+        not fill so many, and what the model has for "transformers".
+      batch_size: items a neural network is given at a time.
+      seed: of the encoder's random numbers.
+      progress: whether to show on stderr how far the work is.
+      text_attributes: names of the attributes that enter an item's text
+        (see `item_text`); None for all.
+      bad_images: "error" to refuse images that cannot be read, "absent" to
+        go on as if those items had none.
+
+    Returns:
+      `Features` of `len(records)` rows, with their manifest.
+
+    Raises:
+      InputError: for unknown words, content that cannot be read or tells
+        nothing, or a model that cannot be loaded.
+    """
+    kind = _check(modality, encoder, dim, batch_size, seed, bad_images)
+    track = _tracked if progress else untracked
+    # Made first: a missing model is found before all images are read.
+    coder = kind(model, dim, batch_size, seed, track)
+    source: dict[str, Any]
+    contents: list[Any]
+    if modality == "text":
+        contents, source = _texts(records, text_attributes)
+    else:
+        contents, source = _images(records, bad_images, track)
+    having = np.array([content is not None for content in contents])
+    if not having.any():
+        raise InputError(
+            f"No item has {modality} to make features of.",
+            found=f"{len(records)} items without",
+            fix=f"leave the modality {modality!r} out",
+        )
+    some = coder.fit_transform([c for c in contents if c is not None])
+    values = np.zeros((len(records), some.shape[1]), np.float32)
+    values[having] = _unit_rows(some)
+    present = np.asarray(values.any(axis=1))
+    manifest = {
+        "modality": modality,
+        "encoder": encoder,
+        **coder.about(),
+        "source": source,
+        "items": len(records),
+        "absent": int((~present).sum()),
+        "dim": values.shape[1],
+        "sha256": hashlib.sha256(values.data).hexdigest(),
+    }
+    return Features(values, present, manifest)
+
+
+def item_text(
+    records: ItemRecords, item: int, attributes: Sequence[str] | None = None
+) -> str:
+    """What a text encoder reads of one item.
+
+    Its title, its description and its attributes as "name: value; ...",
+    joined by full stops; parts that are empty are left out. Attributes that
+    only the image shows must not be among `attributes`: the text would tell
+    what it cannot know.
+
+    Args:
+      records: the items.
+      item: index of the item.
+      attributes: names of those to tell; None for all.
+    """
+    told = [
+        f"{name.replace('_', ' ')}: {value.strip()}"
+        for name, value in records.attributes[item].items()
+        if value.strip() and (attributes is None or name in attributes)
+    ]
+    parts = [records.titles[item], records.texts[item], "; ".join(told)]
+    return ". ".join(part.strip() for part in parts if part.strip())
+
+
+def _check(
+    modality: str,
+    encoder: str,
+    dim: int | None,
+    batch_size: int,
+    seed: int,
+    bad_images: str,
+) -> type[Encoder]:
+    """The encoder's class, when nothing is wrong with the arguments."""
+    known: dict[str, tuple[str, Collection[str]]] = {
+        "modality": (modality, ENCODERS),
+        "encoder": (encoder, ENCODERS.get(modality, {})),
+        "bad_images": (bad_images, ("error", "absent")),
+    }
+    for name, (word, words) in known.items():
+        if word not in words:
+            raise InputError(
+                f"Features cannot be made with {name}={word!r}.",
+                fix=nearest(word, words),
+            )
+    numbers = {
+        "dim": (1 if dim is None else dim, 1, 2**16),
+        "batch_size": (batch_size, 1, 2**16),
+        "seed": (seed, 0, SEEDS - 1),
+    }
+    for name, (number, low, high) in numbers.items():
+        if not low <= number <= high:
+            raise InputError(
+                f"Features cannot be made with {name}={number}.",
+                expected=f"at least {low} and at most {high}",
+            )
+    return ENCODERS[modality][encoder]
+
+
+def _texts(
+    records: ItemRecords, attributes: Sequence[str] | None
+) -> tuple[list[str | None], dict[str, Any]]:
+    """Each item's text or None, and where they come from."""
+    known = {name for item in records.attributes for name in item}
+    for name in attributes or ():
+        if name not in known:
+            raise InputError(
+                f"No item has the attribute {name!r}.",
+                where="text_attributes",
+                fix=nearest(name, known),
+            )
+    digest = hashlib.sha256()
+    texts: list[str | None] = []
+    for item in range(len(records)):
+        text = item_text(records, item, attributes)
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                "A text holds half of a character (a lone surrogate).",
+                where=f"item {records.ids[item]}",
+                found=f"{text[error.start]!a} in {text[:40]!a}",
+                fix="read the source as UTF-8, or replace such characters",
+            ) from None
+        # Lengths keep "ab", "c" apart from "a", "bc".
+        digest.update(struct.pack("<q", len(data)) + data)
+        texts.append(text or None)
+    chosen = None if attributes is None else sorted(attributes)
+    return texts, {"attributes": chosen, "sha256": digest.hexdigest()}
+
+
+def _images(
+    records: ItemRecords, bad_images: str, track: Any
+) -> tuple[list[Path | None], dict[str, Any]]:
+    """Each item's image file or None, and where they come from."""
+    root = Path(records.image_root)
+    having = [item for item, file in enumerate(records.images) if file]
+    paths = [root / records.images[item] for item in having]
+    digests, problems = check_images(track(paths, "checking images"))
+    if problems and bad_images == "error":
+        names = [records.ids[item] for item in having]
+        raise unreadable(problems, paths, names)
+    files: list[Path | None] = [None] * len(records)
+    digest = hashlib.sha256()
+    for position, item in enumerate(having):
+        if position not in problems:
+            files[item] = paths[position]
+            digest.update(struct.pack("<q", item) + digests[position])
+    return files, {"unreadable": len(problems), "sha256": digest.hexdigest()}
+
+
+def _unit_rows(values: np.ndarray) -> np.ndarray:
+    """Rows of length one; zero where there is nothing but rounding."""
+    if not np.isfinite(values).all():
+        raise InputError(
+            "The encoder's vectors hold NaN or infinity.",
+            found=f"{(~np.isfinite(values).all(axis=1)).sum()} such items",
+            fix="choose another model",
+        )
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    tell = lengths > 1e-5 * lengths.max()
+    return np.where(tell, values / np.where(tell, lengths, 1), 0)
+
+
+def _tracked(steps: Iterable[Any], label: str) -> Iterable[Any]:
+    """A progress bar on stderr, so that stdout keeps to results."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, f"{label:<16}", console=Console(stderr=True))
