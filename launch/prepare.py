@@ -34,7 +34,7 @@ _NUMBERS = {
     "image_size": "bazaar: side of a picture in pixels.",
 }
 _TEXT_ATTRIBUTES = flags.DEFINE_list(
-    "text_attributes", None, "Attributes that enter the texts; all if unset."
+    "text_attributes", None, "Attributes that texts tell: a,b,c; all if unset."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the output.")
 _GIVEN = [flags.DEFINE_string(name, None, doc) for name, doc in _WORDS.items()]
@@ -51,7 +51,11 @@ def main(argv: list[str]) -> None:
             given[f"num_{name}"] = given.pop(name)
     from neggen_jax.data.prepare import prepare, summarise
 
-    catalog = prepare(**given, overwrite=_OVERWRITE.value)
+    catalog = prepare(
+        **given,
+        text_attributes=_TEXT_ATTRIBUTES.value,
+        overwrite=_OVERWRITE.value,
+    )
     summarise(catalog, given["output"])
 
 

@@ -10,20 +10,30 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from neggen_jax.catalog import SPLITS, Catalog, Features, ItemRecords
+from neggen_jax.catalog import SPLITS, Catalog, ItemRecords
 from neggen_jax.data import interactions, store
 from neggen_jax.data.bazaar import Bazaar, make
+from neggen_jax.data.features import ENCODERS, extract
 from neggen_jax.errors import InputError, nearest
 
-# Modality -> its encoders; the first is taken where nothing else is said.
-ENCODERS = {
-    "text": ("tfidf", "transformers"),
-    "image": ("pixels", "transformers"),
-}
+
+class _Made(NamedTuple):
+    """What a source has made.
+
+    Attributes:
+      catalog: with the features that the source has itself.
+      about: how it was made, for the description of the dataset directory.
+      text_attributes: names of the attributes that may enter the texts;
+        None for all.
+    """
+
+    catalog: Catalog
+    about: dict[str, Any]
+    text_attributes: Sequence[str] | None = None
 
 
 def prepare(
@@ -35,6 +45,8 @@ def prepare(
     image: str = "auto",
     text_model: str | None = None,
     image_model: str | None = None,
+    text_attributes: Sequence[str] | None = None,
+    bad_images: str = "error",
     overwrite: bool = False,
     **options: Any,
 ) -> Catalog:
@@ -50,6 +62,10 @@ def prepare(
       image: likewise: "file", "pixels", "transformers", "none" or "auto".
       text_model: path or hub name of a sentence encoder, for "transformers".
       image_model: path or hub name of an image encoder.
+      text_attributes: names of the attributes that enter the texts; None
+        for all (of the bazaar none, whose texts tell what they may).
+      bad_images: "error" to refuse images that cannot be read, "absent" to
+        go on as if those items had none.
       overwrite: replace a dataset directory that is there already.
       **options: of the source: arguments of `interactions.read_mmrec`, or
         fields of `bazaar.Bazaar`.
@@ -62,14 +78,24 @@ def prepare(
         then as it was.
     """
     _check_options(source, options)
-    wishes = {"text": (text, text_model), "image": (image, image_model)}
-    for modality, (encoder, model) in wishes.items():
+    asked = {"text": (text, text_model), "image": (image, image_model)}
+    for modality, (encoder, model) in asked.items():
         _check_encoder(modality, encoder, model)
     with store.replacing(output, overwrite=overwrite) as partial:
-        catalog, about = _SOURCES[source](input, partial, options)
-        for modality, (encoder, model) in wishes.items():
-            catalog = _with_features(catalog, modality, encoder, model)
-        store.write(catalog.validate(), partial, source=about)
+        made = _SOURCES[source](input, partial, options)
+        if text_attributes is None:
+            text_attributes = made.text_attributes
+        catalog = made.catalog
+        for modality, (encoder, model) in asked.items():
+            catalog = _with_features(
+                catalog,
+                modality,
+                _choose(modality, encoder, model, catalog),
+                model=model,
+                text_attributes=text_attributes,
+                bad_images=bad_images,
+            )
+        store.write(catalog.validate(), partial, source=made.about)
     return store.load(output)
 
 
@@ -104,21 +130,21 @@ def _mmrec(
     input: str | os.PathLike[str] | None,
     partial: Path,
     options: Mapping[str, Any],
-) -> tuple[Catalog, dict[str, Any]]:
+) -> _Made:
     if input is None:
         raise InputError(
             "The source 'mmrec' reads files.", fix="name them with --input=DIR"
         )
     catalog = interactions.read_mmrec(input, **options)
     path = os.fspath(Path(input).resolve())
-    return catalog, {"source": "mmrec", "input": path, **options}
+    return _Made(catalog, {"source": "mmrec", "input": path, **options})
 
 
 def _bazaar(
     input: str | os.PathLike[str] | None,
     partial: Path,
     options: Mapping[str, Any],
-) -> tuple[Catalog, dict[str, Any]]:
+) -> _Made:
     if input is not None:
         raise InputError(
             "The source 'bazaar' reads no files.",
@@ -128,7 +154,9 @@ def _bazaar(
     config = Bazaar(**options)
     catalog, truth = make(config, partial / "images")
     truth.save(partial / "truth.npz")
-    return catalog, {"source": "bazaar", **dataclasses.asdict(config)}
+    about = {"source": "bazaar", **dataclasses.asdict(config)}
+    # Its attributes tell of the pictures too, which no text may.
+    return _Made(catalog, about, text_attributes=())
 
 
 _SOURCES = {"mmrec": _mmrec, "bazaar": _bazaar}
@@ -167,41 +195,46 @@ def _check_encoder(modality: str, encoder: str, model: str | None) -> None:
         )
 
 
-def _with_features(
-    catalog: Catalog, modality: str, encoder: str, model: str | None
-) -> Catalog:
-    """The catalogue with vectors of `modality` as they were asked for."""
-    features: dict[str, Features] = dict(catalog.features)
-    content = _has_content(catalog.records, modality)
-    if encoder == "auto":
-        encoder = "none"
+def _choose(
+    modality: str, word: str, model: str | None, catalog: Catalog
+) -> str:
+    """The encoder that `word` stands for, or "file" or "none"."""
+    if word == "auto":
         if model is not None:
-            encoder = "transformers"
-        elif modality in features:
-            encoder = "file"
-        elif content:
-            encoder = ENCODERS[modality][0]
-    if encoder == "none":
-        features.pop(modality, None)
-    elif encoder == "file" and modality not in features:
+            word = "transformers"
+        elif modality in catalog.features:
+            word = "file"
+        elif _has_content(catalog.records, modality):
+            word = next(iter(ENCODERS[modality]))
+        else:
+            word = "none"
+    if word == "file" and modality not in catalog.features:
         raise InputError(
             f"The source brings no {modality} features of its own.",
             where=f"--{modality}=file",
             expected=f"a matrix {modality}_feat.npy beside the interactions",
             fix=f"pass --{modality}=auto",
         )
-    elif encoder != "file":
-        if not content:
-            raise InputError(
-                f"No item has {modality} to make features of.",
-                where=f"--{modality}={encoder}",
-                fix=f"pass --{modality}=none",
-            )
-        from neggen_jax.data.features import extract
+    if word in ENCODERS[modality] and catalog.records is None:
+        raise InputError(
+            f"The source brings no {modality} to make features of.",
+            where=f"--{modality}={word}",
+            fix=f"pass --{modality}=auto",
+        )
+    return word
 
-        chosen = {} if model is None else {"model": model}
+
+def _with_features(
+    catalog: Catalog, modality: str, encoder: str, **settings: Any
+) -> Catalog:
+    """The catalogue with vectors of `modality` by `encoder`."""
+    features = dict(catalog.features)
+    if encoder == "none":
+        features.pop(modality, None)
+    elif encoder != "file":
+        assert catalog.records is not None
         features[modality] = extract(
-            catalog.records, modality, encoder, **chosen
+            catalog.records, modality, encoder, **settings
         )
     return dataclasses.replace(catalog, features=features)
 
