@@ -30,6 +30,17 @@ def _drawn(negatives: Drawn, source: str) -> Negatives:
     return negatives[source]
 
 
+def _items(negatives: Drawn, source: str) -> jax.Array:
+    items = _drawn(negatives, source).items
+    if items is None:
+        raise InputError(
+            "A loss looks negatives up in a table, and they stand in none.",
+            where=f"config.losses, negatives of {source!r}",
+            expected="a source that draws items of the catalogue",
+        )
+    return items
+
+
 def _view(encoded: Encoded, name: str) -> tuple[Any, Any]:
     """The tables of a view; "" stands for the final embeddings."""
     if not name:
@@ -67,11 +78,12 @@ def bpr(
     user_table, item_table = _view(encoded, view)
     users = user_table[batch["users"]].astype(jnp.float32)
     items = item_table[batch["items"]].astype(jnp.float32)
-    vectors = drawn.vectors if not view else item_table[drawn.items]
+    vectors = item_table[_items(negatives, source)] if view else drawn.vectors
+    weights = drawn.weights.astype(jnp.float32)
     positive = (users * items).sum(-1, keepdims=True)
     negative = jnp.einsum("bd,bkd->bk", users, vectors.astype(jnp.float32))
-    losses = jax.nn.softplus(negative - positive) * drawn.weights
-    return losses.sum() / jnp.maximum(drawn.weights.sum(), 1.0)
+    losses = jax.nn.softplus(negative - positive) * weights
+    return losses.sum() / jnp.maximum(weights.sum(), 1.0)
 
 
 def content_bpr(
@@ -92,6 +104,12 @@ def content_bpr(
       views: which ones; () takes all but "ego".
     """
     names = views or tuple(name for name in encoded.views if name != "ego")
+    if not names:
+        raise InputError(
+            "A loss reads the views of an encoder that has none but 'ego'.",
+            where="config.losses, content_bpr",
+            fix="leave the loss out, or choose another encoder",
+        )
     terms = [
         bpr(encoded, batch, negatives, source=source, view=name)
         for name in names
@@ -109,6 +127,8 @@ def l2(
 ) -> jax.Array:
     """Half the squared norms of the embeddings that the batch reads, per pair.
 
+    A negative counts by its weight, and the K of a pair as one together.
+
     Args:
       encoded: embeddings.
       batch: positive pairs.
@@ -117,17 +137,18 @@ def l2(
       view: "ego" for free embeddings, "" for the final ones.
     """
     user_table, item_table = _view(encoded, view)
-    drawn = _drawn(negatives, source)
+    weights = _drawn(negatives, source).weights
+    drawn = _squares(item_table[_items(negatives, source)])
     squares = (
-        _square(user_table[batch["users"]])
-        + _square(item_table[batch["items"]])
-        + _square(item_table[drawn.items]) / drawn.weights.shape[1]
+        _squares(user_table[batch["users"]]).sum()
+        + _squares(item_table[batch["items"]]).sum()
+        + (drawn * weights).sum() / weights.shape[1]
     )
     return squares / (2 * len(batch["users"]))
 
 
-def _square(x: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.square(x.astype(jnp.float32)))
+def _squares(x: jax.Array) -> jax.Array:
+    return jnp.square(x.astype(jnp.float32)).sum(-1)
 
 
 def infonce(

@@ -33,20 +33,21 @@ ABSENT = {"text": (5, 17), "image": (5, 8, 30)}
 UNSEEN = (8, 39, 40)
 
 
-def _partition(data: int, model: int) -> Partition:
+def on_mesh(data: int, model: int) -> Partition:
+    """A mesh of the first `data * model` devices."""
     return make_partition(data, model, jax.devices()[: data * model])
 
 
 @pytest.fixture(scope="session")
 def one() -> Partition:
     """A mesh of one device."""
-    return _partition(1, 1)
+    return on_mesh(1, 1)
 
 
 @pytest.fixture(scope="session")
 def eight() -> Partition:
     """A mesh of eight devices that cuts every table into eight."""
-    return _partition(1, 8)
+    return on_mesh(1, 8)
 
 
 @pytest.fixture(
@@ -54,7 +55,7 @@ def eight() -> Partition:
 )
 def partition(request: pytest.FixtureRequest) -> Partition:
     """Each of the meshes, in turn."""
-    return _partition(*request.param)
+    return on_mesh(*request.param)
 
 
 @pytest.fixture(scope="session")

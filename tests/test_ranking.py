@@ -11,10 +11,10 @@ import functools
 import jax
 import numpy as np
 import pytest
+from conftest import on_mesh
 
 from neggen_jax.ops import ranking
 from neggen_jax.ops.ranking import TILE_ITEMS, TILE_QUERIES, tiled_size
-from neggen_jax.partition import make_partition
 
 QUERIES, ITEMS = 700, 1500
 
@@ -125,7 +125,7 @@ def test_bits_depend_neither_on_blocks_nor_on_devices(
     floats, data, model, tiles
 ):
     queries, items, seen, want = floats
-    partition = make_partition(data, model, jax.devices()[: data * model])
+    partition = on_mesh(data, model)
     block = tiles * data * TILE_QUERIES
     assert_equal(blockwise(queries, items, 20, partition, block, *seen), want)
 

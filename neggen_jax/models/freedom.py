@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
+from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.models.lightgcn import propagate
 from neggen_jax.ops.sparse import Graph, multiply, subset
@@ -36,10 +37,11 @@ def prune(graph: Graph, key: jax.Array, num_edges: int, keep: int) -> Graph:
       keep: edges to keep.
     """
     rows = graph.forward
-    real = rows.edges < num_edges
-    # Padding has weight zero: log gives -inf, and it is never drawn.
-    scores = jnp.log(rows.weights) + jax.random.gumbel(key, rows.weights.shape)
-    scores = jnp.where(real, scores, -jnp.inf)
+    # One number for each edge, wherever the mesh puts it; padding belongs to
+    # no edge and is never drawn.
+    noise = jax.random.gumbel(key, (num_edges,))
+    noise = noise.at[rows.edges].get(mode="fill", fill_value=-jnp.inf)
+    scores = jnp.log(rows.weights) + noise
     _, drawn = jax.lax.top_k(scores.reshape(-1), keep)
     kept = (
         jnp.zeros(num_edges, bool).at[rows.edges.reshape(-1)[drawn]].set(True)
@@ -79,10 +81,21 @@ class FREEDOM(Encoder):
         )
 
     def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
-        """Prunes the user-item graph."""
+        """Prunes the user-item graph.
+
+        Raises:
+          InputError: unless `0 <= dropout < 1`.
+        """
+        if not 0 <= self.dropout < 1:
+            raise InputError(
+                "The share of edges to leave out is no share.",
+                where="config.encoder.dropout",
+                expected="from 0 to less than 1",
+                found=self.dropout,
+            )
         edges = inputs.positives.items.size
-        keep = int(edges * (1 - self.dropout))
-        if not 0 < keep < edges:
+        keep = max(1, round(edges * (1 - self.dropout)))
+        if keep == edges:
             return inputs
         pruned = prune(inputs.user_item, key, edges, keep)
         return dataclasses.replace(inputs, user_item=pruned)

@@ -1,0 +1,427 @@
+"""Encoders against dense float64 ones, on every mesh.
+
+Each reference is written from the paper and takes the encoder's parameters;
+gradients are checked against central differences of the float64 loss, whose
+own error is far below float32's.
+"""
+
+import dataclasses
+import functools
+
+import dense
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import MESHES, on_mesh
+from scipy import stats
+
+from neggen_jax import losses
+from neggen_jax.data.inputs import build, sizes
+from neggen_jax.errors import InputError
+from neggen_jax.models import ENCODERS, FREEDOM, MCI
+from neggen_jax.models.freedom import prune
+from neggen_jax.negatives.catalogue import at_items
+from neggen_jax.ops import sparse
+
+DIM, BATCH, COUNT = 8, 64, 3
+# Other than the defaults, so that no default can stand in for them.
+KEYWORDS = {
+    "mf": {},
+    "lightgcn": {"layers": 3},
+    "vbpr": {},
+    "freedom": {
+        "layers": 1,
+        "item_layers": 2,
+        "neighbours": 5,
+        "graph_weights": {"text": 3.0, "image": 1.0},
+        "train_features": True,
+    },
+    "mci": {
+        "layers": 1,
+        "item_layers": 2,
+        "neighbours": 6,
+        "modality_weights": {"text": 0.6, "image": 0.2},
+        "side_scale": 0.5,
+    },
+}
+
+
+def numpy_mf(params, catalog):
+    del catalog
+    return params["users"], params["items"], {}
+
+
+def numpy_lightgcn(params, catalog):
+    adjacency = dense.user_item(catalog)
+    users, items = params["users"], params["items"]
+    return *dense.propagate(adjacency, users, items, 3), {}
+
+
+def numpy_vbpr(params, catalog):
+    both = np.concatenate(
+        [catalog.features[name].values for name in ("image", "text")], axis=1
+    )
+    projection = params["projection"]
+    content = both @ projection["kernel"] + projection["bias"]
+    items = np.concatenate([params["items"], content], axis=1)
+    return params["users"], items, {}
+
+
+def numpy_freedom(params, catalog):
+    users, items = dense.propagate(
+        dense.user_item(catalog), params["users"], params["items"], 1
+    )
+    similar = sum(
+        weight * dense.nearest_items(catalog.features[name], 5, "binary")
+        for name, weight in (("text", 0.75), ("image", 0.25))
+    )
+    views = {
+        name: (
+            users,
+            params[f"{name}_features"] @ params[name]["kernel"]
+            + params[name]["bias"],
+        )
+        for name in ("text", "image")
+    }
+    return users, items + similar @ similar @ params["items"], views
+
+
+def numpy_mci(params, catalog, weights=(("text", 0.75), ("image", 0.25))):
+    adjacency = dense.user_item(catalog)
+    content = dense.propagate(adjacency, params["users"], params["items"], 1)
+    side_users, side_items = 0, 0
+    for name, weight in weights:
+        graph = dense.nearest_items(catalog.features[name], 6, "cosine")
+        items = graph @ graph @ params["items"]
+        side_items = side_items + 0.5 * weight * items
+        side_users = side_users + 0.5 * weight * (adjacency @ items)
+    return (
+        content[0] + side_users,
+        content[1] + side_items,
+        {"content": content, "side": (side_users, side_items)},
+    )
+
+
+NUMPY = {
+    "mf": numpy_mf,
+    "lightgcn": numpy_lightgcn,
+    "vbpr": numpy_vbpr,
+    "freedom": numpy_freedom,
+    "mci": numpy_mci,
+}
+
+
+def pairs(catalog):
+    """A batch and its negatives; which ones is of no importance here."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(catalog.train), size=BATCH)
+    batch = {
+        "users": catalog.train.users[rows],
+        "items": catalog.train.items[rows],
+    }
+    negatives = rng.integers(catalog.num_items, size=(BATCH, COUNT))
+    return batch, negatives.astype(np.int32)
+
+
+def loss(encoded, batch, negatives):
+    """Reads everything that the encoder gives."""
+    drawn = {"sampled": at_items(encoded, negatives)}
+    total = losses.bpr(encoded, batch, drawn)
+    for name in encoded.views:
+        total += losses.bpr(encoded, batch, drawn, view=name)
+    return total
+
+
+def numpy_loss(name, params, catalog):
+    batch, negatives = pairs(catalog)
+    users, items, views = NUMPY[name](params, catalog)
+    # VBPR's free embeddings are its final ones.
+    ego = params["users"], params["items"]
+    ego = (users, items) if name == "vbpr" else ego
+    tables = [(users, items), ego, *views.values()]
+    return sum(dense.bpr(*pair, batch, negatives) for pair in tables)
+
+
+def make(name, size, **changes):
+    return ENCODERS[name](size, DIM, **{**KEYWORDS[name], **changes})
+
+
+@functools.cache
+def computed(catalog, data, model):
+    """Parameters, embeddings, losses and gradients of all, on one mesh."""
+    partition = on_mesh(data, model)
+    size = sizes(catalog, partition)
+    models = {name: make(name, size) for name in ENCODERS}
+    inputs = {
+        name: build(catalog, module.needs(), partition)
+        for name, module in models.items()
+    }
+
+    def init(inputs):
+        return {
+            name: module.init(jax.random.key(1), inputs[name])["params"]
+            for name, module in models.items()
+        }
+
+    @jax.jit
+    def run(params, inputs, batch, negatives):
+        out = {}
+        for name, module in models.items():
+
+            def total(params, module=module, inputs=inputs[name]):
+                encoded = module.apply({"params": params}, inputs)
+                return loss(encoded, batch, negatives), encoded
+
+            out[name] = jax.value_and_grad(total, has_aux=True)(params[name])
+        return out
+
+    shardings = partition.tree_shardings(jax.eval_shape(init, inputs))
+    params = jax.jit(
+        lambda inputs: nn.unbox(init(inputs)), out_shardings=shardings
+    )(inputs)
+    batch, negatives = pairs(catalog)
+    out = run(params, inputs, batch, negatives)
+    return jax.device_get(params), jax.device_get(out)
+
+
+def trimmed(tree, catalog):
+    """Tables without the rows that pad them on some meshes."""
+
+    def trim(path, leaf):
+        names = [getattr(part, "key", "") for part in path]
+        if names[-1] == "users":
+            return leaf[: catalog.num_users]
+        if names[-1] == "items" or names[-1].endswith("_features"):
+            return leaf[: catalog.num_items]
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(trim, tree)
+
+
+def in_float64(tree, catalog):
+    return jax.tree.map(lambda x: x.astype(np.float64), trimmed(tree, catalog))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_equals_the_dense_reference(name, catalog):
+    params, out = computed(catalog, 1, 1)
+    (value, encoded), _ = out[name]
+    reference = in_float64(params[name], catalog)
+    users, items, views = NUMPY[name](reference, catalog)
+    # Sums of at most a few dozen terms below 1, in float32.
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-6)
+    close(encoded.users, users)
+    close(encoded.items, items)
+    assert set(encoded.views) == {"ego", *views}
+    for view, (left, right) in views.items():
+        close(encoded.views[view][0], left)
+        close(encoded.views[view][1], right)
+    np.testing.assert_allclose(
+        value, numpy_loss(name, reference, catalog), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_equal_central_differences(name, catalog):
+    params, out = computed(catalog, 1, 1)
+    reference, gradient = in_float64(params[name], catalog), out[name][1]
+    rng = np.random.default_rng(0)
+    leaves = jax.tree_util.tree_leaves_with_path(reference)
+    for (path, leaf), got in zip(
+        leaves, jax.tree.leaves(gradient), strict=True
+    ):
+        # Along one random direction in each parameter.
+        direction = rng.normal(size=leaf.shape)
+        start, ends = leaf.copy(), []
+        for step in (1e-5, -1e-5):
+            leaf[...] = start + step * direction
+            ends.append(numpy_loss(name, reference, catalog))
+        leaf[...] = start
+        want = (ends[0] - ends[1]) / 2e-5
+        if path[-1].key == "bias":
+            # A pairwise loss is a function of differences between items.
+            assert abs(want) < 1e-9
+            np.testing.assert_allclose(got, 0, atol=1e-7)
+        else:
+            assert abs(want) > 1e-4
+            size = np.abs(got * direction).sum()
+            assert abs((got * direction).sum() - want) < 1e-6 * size
+
+
+@pytest.mark.parametrize("mesh", MESHES[1:], ids=str)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_meshes_agree(name, mesh, catalog):
+    one_params, one = computed(catalog, 1, 1)
+    params, out = computed(catalog, *mesh)
+    # Parameters begin the same, bit for bit ...
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        trimmed(params[name], catalog),
+        trimmed(one_params[name], catalog),
+    )
+    # ... and only the order of float32 sums may differ: over 64 pairs in the
+    # losses, and over an entry's contributions in the gradients.
+    np.testing.assert_allclose(out[name][0][0], one[name][0][0], rtol=5e-7)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        trimmed(out[name][1], catalog),
+        trimmed(one[name][1], catalog),
+    )
+
+
+@pytest.mark.parametrize("mesh", MESHES[1:], ids=str)
+def test_padding_rows_get_no_gradient(mesh, catalog):
+    _, out = computed(catalog, *mesh)
+    for name in ENCODERS:
+        gradient = out[name][1]
+        assert not gradient["users"][catalog.num_users :].any()
+        assert not gradient["items"][catalog.num_items :].any()
+
+
+def test_tables_begin_xavier_uniform(catalog):
+    params, _ = computed(catalog, 1, 1)
+    for name, width in (("mf", DIM), ("vbpr", 2 * DIM)):
+        table = params[name]["users"]
+        limit = np.sqrt(6 / (catalog.num_users + width))
+        assert 0.97 * limit < np.abs(table).max() <= limit
+        assert stats.kstest(
+            table.ravel() / limit, "uniform", (-1, 2)
+        ).pvalue > (1e-3)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_activations_keep_the_dtype_of_the_parameters(name, catalog, one):
+    module = make(name, sizes(catalog, one))
+    inputs = build(catalog, module.needs(), one)
+    half = functools.partial(
+        jax.tree.map, lambda x: x.astype("bfloat16") if x.ndim else x
+    )
+    inputs = dataclasses.replace(inputs, features=half(inputs.features))
+
+    def run(key):
+        params = nn.unbox(module.init(key, inputs)["params"])
+        return module.apply({"params": half(params)}, inputs)
+
+    encoded = jax.eval_shape(run, jax.random.key(0))
+    assert {x.dtype.name for x in jax.tree.leaves(encoded)} == {"bfloat16"}
+
+
+def test_trained_features_begin_as_the_raw_ones(catalog):
+    params, _ = computed(catalog, 1, 1)
+    for name, matrix in catalog.features.items():
+        np.testing.assert_array_equal(
+            params["freedom"][f"{name}_features"], matrix.values
+        )
+
+
+def test_mci_with_one_modality_gives_it_all_the_weight(catalog, one):
+    module = make("mci", sizes(catalog, one), modalities=("image",))
+    inputs = build(catalog, module.needs(), one)
+    params, _ = computed(catalog, 1, 1)
+    encoded = jax.jit(module.apply)({"params": params["mci"]}, inputs)
+    reference = in_float64(params["mci"], catalog)
+    users, items, _ = numpy_mci(reference, catalog, [("image", 1.0)])
+    np.testing.assert_allclose(encoded.users, users, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(encoded.items, items, rtol=0, atol=2e-6)
+
+
+def test_a_modality_without_a_weight_is_refused(catalog, one):
+    size = sizes(catalog, one)
+    module = MCI(size, DIM, modality_weights={"text": 1.0})
+    inputs = build(catalog, module.needs(), one)
+    with pytest.raises(InputError, match="modality 'image'"):
+        jax.eval_shape(module.init, jax.random.key(0), inputs)
+    module = FREEDOM(size, DIM, graph_weights={"text": 1.0})
+    with pytest.raises(InputError, match="item graph of image"):
+        build(catalog, module.needs(), one)
+
+
+def test_a_catalogue_without_features_is_refused(catalog, one):
+    bare = dataclasses.replace(catalog, features={})
+    for name in ("vbpr", "freedom", "mci"):
+        needs = make(name, sizes(bare, one)).needs()
+        with pytest.raises(InputError, match="does not have"):
+            build(bare, needs, one)
+
+
+@functools.cache
+def pruner(catalog, data=1, model=1, dropout=0.8):
+    """Key -> the kept edges' weights, dense, on one mesh."""
+    partition = on_mesh(data, model)
+    size = sizes(catalog, partition)
+    whole = build(catalog, make("lightgcn", size).needs(), partition)
+    prepare = jax.jit(make("freedom", size, dropout=dropout).prepare)
+
+    def dense_pruned(key):
+        pruned = prepare(whole, jax.random.key(key)).user_item
+        return sparse.dense(pruned)[: size.users, : size.items]
+
+    return dense_pruned
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_pruning_keeps_that_many_edges_normalised_anew(catalog, mesh):
+    prune = pruner(catalog, *mesh)
+    matrix, other = prune(5), prune(6)
+    kept = matrix > 0
+    assert kept.sum() == round(0.2 * len(catalog.train))
+    assert not kept[dense.user_item(catalog) == 0].any()
+    np.testing.assert_allclose(
+        matrix, dense.normalised(kept.astype(float)), rtol=1e-6
+    )
+    # Another epoch keeps others: by chance, a fifth of them or somewhat more.
+    assert (kept & (other > 0)).sum() < 0.4 * kept.sum()
+    # The draw follows from the key alone, not from the mesh.
+    np.testing.assert_array_equal(kept, pruner(catalog)(5) > 0)
+
+
+def test_pruning_nothing_or_all(catalog):
+    whole = pruner(catalog, dropout=0.0)(0)
+    np.testing.assert_allclose(whole, dense.user_item(catalog), rtol=1e-6)
+    assert (pruner(catalog, dropout=0.99999)(0) > 0).sum() == 1
+    for dropout in (1.0, -0.1):
+        with pytest.raises(InputError, match="is no share"):
+            pruner(catalog, dropout=dropout)(0)
+
+
+def test_pruning_prefers_edges_between_rare_ends(catalog, one):
+    """One edge kept: chosen with odds 1 / sqrt(d_u d_i), by chi-square."""
+    draws, edges = 4000, len(catalog.train)
+    needs = make("lightgcn", sizes(catalog, one)).needs()
+    graph = build(catalog, needs, one).user_item
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def draw(graph, key):
+        return prune(graph, key, edges, 1).forward.edges[0, 0]
+
+    counts = np.bincount(
+        draw(graph, jax.random.split(jax.random.key(0), draws)),
+        minlength=edges,
+    )
+    weights = dense.user_item(catalog)
+    odds = weights[catalog.train.users, catalog.train.items]
+    expected = draws * odds / odds.sum()
+    assert expected.min() > 3
+    assert stats.chisquare(counts, expected).pvalue > 1e-3
+    assert stats.chisquare(counts).pvalue < 1e-9
+    # A fifth of the edges kept: the odds still rule, one draw after another.
+    kept = np.mean([pruner(catalog)(key) > 0 for key in range(60)], axis=0)
+    rare = weights >= np.median(odds)
+    common = (weights > 0) & ~rare
+    assert kept[rare].mean() > kept[common].mean() + 0.05
+
+
+def test_views_hold_what_losses_read(catalog):
+    _, out = computed(catalog, 1, 1)
+    views = {name: set(out[name][0][1].views) for name in ENCODERS}
+    assert views == {
+        "mf": {"ego"},
+        "lightgcn": {"ego"},
+        "vbpr": {"ego"},
+        "freedom": {"ego", "image", "text"},
+        "mci": {"ego", "content", "side"},
+    }
+    assert jnp.ndim(out["mf"][0][0]) == 0
