@@ -140,12 +140,13 @@ def test_popularity_by_its_power(catalog, source):
     user = (positives(catalog) @ catalog.popularity()).argmax()
     expected = odds(catalog, user, source.exponent, source.tries)
     assert_drawn_by(draw(source, catalog, user).items, expected)
-    # Draws by another power would be told apart: by about this chi-square.
+    # Draws by another power would be told apart: their chi-square would be
+    # larger by this, and beyond 73 stands a p-value of 1e-3 for 41 items.
     for exponent in {0.0, 0.75, 1.0} - {source.exponent}:
         other = odds(catalog, user, exponent, source.tries)
         real = expected > 0
         gap = (other - expected)[real] ** 2 / expected[real]
-        assert BATCH * COUNT * gap.sum() > 100
+        assert BATCH * COUNT * gap.sum() > 80
 
 
 def test_what_nobody_has_is_not_drawn_by_popularity(catalog):
