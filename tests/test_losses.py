@@ -1,0 +1,273 @@
+"""Losses against float64 NumPy, at extremes, and their errors."""
+
+import functools
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neggen_jax import losses
+from neggen_jax.errors import InputError
+from neggen_jax.models.encoder import Encoded
+from neggen_jax.negatives.source import Negatives
+
+USERS, ITEMS, DIM, BATCH, COUNT = 9, 14, 6, 12, 4
+
+
+def tables(seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return tuple(
+        (scale * rng.normal(size=(rows, DIM))).astype(np.float32)
+        for rows in (USERS, ITEMS)
+    )
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    batch = {
+        "users": rng.integers(USERS, size=BATCH),
+        "items": rng.integers(ITEMS, size=BATCH),
+    }
+    views = {"ego": tables(1), "text": tables(2), "image": tables(3, 2.0)}
+    encoded = Encoded(*tables(0), views)
+    items = rng.integers(ITEMS, size=(BATCH, COUNT)).astype(np.int32)
+    return encoded, batch, items
+
+
+def drawn(encoded, items, weights=None):
+    weights = np.ones(items.shape, np.float32) if weights is None else weights
+    return {"sampled": Negatives(encoded.items[items], weights, items)}
+
+
+def in_float64(pair):
+    return tuple(table.astype(np.float64) for table in pair)
+
+
+def test_bpr(problem):
+    encoded, batch, items = problem
+    got = losses.bpr(encoded, batch, drawn(encoded, items))
+    pair = in_float64((encoded.users, encoded.items))
+    np.testing.assert_allclose(got, dense.bpr(*pair, batch, items), rtol=1e-6)
+
+
+def test_bpr_of_a_view(problem):
+    encoded, batch, items = problem
+    got = losses.bpr(encoded, batch, drawn(encoded, items), view="text")
+    pair = in_float64(encoded.views["text"])
+    np.testing.assert_allclose(got, dense.bpr(*pair, batch, items), rtol=1e-6)
+
+
+def test_bpr_scores_vectors_that_belong_to_no_item(problem):
+    encoded, batch, items = problem
+    vectors = encoded.items[items] + 1
+    negatives = {"made": Negatives(vectors, np.ones(items.shape))}
+    got = losses.bpr(encoded, batch, negatives, source="made")
+    users, table = in_float64((encoded.users, encoded.items))
+    positive = (users[batch["users"]] * table[batch["items"]]).sum(-1)
+    negative = np.einsum("bd,bkd->bk", users[batch["users"]], vectors)
+    want = dense.softplus(negative - positive[:, None]).mean()
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [losses.bpr, losses.l2])
+def test_what_weighs_nothing_is_left_out(problem, loss):
+    encoded, batch, items = problem
+    weights = np.ones(items.shape, np.float32)
+    weights[:, 1] = 0
+    other = items.copy()
+    other[:, 1] = (other[:, 1] + 1) % ITEMS
+
+    def run(table, items):
+        changed = encoded.replace(items=table)
+        return loss(changed, batch, drawn(changed, items, weights))
+
+    value, gradient = jax.value_and_grad(run)(encoded.items, items)
+    again, same = jax.value_and_grad(run)(encoded.items, other)
+    assert value == again
+    np.testing.assert_array_equal(gradient, same)
+    kept = np.delete(items, 1, axis=1)
+    if loss is losses.bpr:
+        # As if it had not been drawn at all.
+        only = losses.bpr(encoded, batch, drawn(encoded, kept))
+        np.testing.assert_allclose(value, only, rtol=1e-6)
+
+
+def test_a_batch_without_negatives_costs_nothing(problem):
+    encoded, batch, items = problem
+    weights = np.zeros(items.shape, np.float32)
+    assert losses.bpr(encoded, batch, drawn(encoded, items, weights)) == 0
+
+
+@pytest.mark.parametrize("score", [-1e4, -60.0, 0.0, 60.0, 1e4])
+def test_bpr_is_stable(score):
+    """`-log(sigmoid(x))` overflows from about 88 on."""
+    encoded = Encoded(jnp.ones((1, 1)), jnp.array([[score], [0.0]]), {})
+    batch = {"users": np.zeros(1, int), "items": np.zeros(1, int)}
+
+    def run(items):
+        changed = encoded.replace(items=items)
+        return losses.bpr(changed, batch, drawn(changed, np.ones((1, 1), int)))
+
+    value, gradient = jax.value_and_grad(run)(encoded.items)
+    np.testing.assert_allclose(value, dense.softplus(-score), rtol=1e-6)
+    slope = -np.exp(-dense.softplus(score))
+    np.testing.assert_allclose(gradient[:, 0], [slope, -slope], rtol=1e-5)
+
+
+def test_means_are_in_float32(problem):
+    """In bfloat16 257 weights would count as 256."""
+    encoded, _, _ = problem
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), encoded)
+    rows = np.zeros(257, int)
+    batch = {"users": rows, "items": rows}
+    items = np.ones((257, 1), int)
+    weights = jnp.ones((257, 1), jnp.bfloat16)
+    got = losses.bpr(half, batch, drawn(half, items, weights))
+    assert got.dtype == jnp.float32
+    pair = (np.asarray(x, np.float64) for x in (half.users, half.items))
+    np.testing.assert_allclose(got, dense.bpr(*pair, batch, items), rtol=1e-6)
+
+
+def test_content_bpr_adds_views_up(problem):
+    encoded, batch, items = problem
+    negatives = drawn(encoded, items)
+    text, image = (
+        dense.bpr(*in_float64(encoded.views[name]), batch, items)
+        for name in ("text", "image")
+    )
+    run = functools.partial(losses.content_bpr, encoded, batch, negatives)
+    np.testing.assert_allclose(run(), text + image, rtol=1e-6)
+    np.testing.assert_allclose(run(views=("image",)), image, rtol=1e-6)
+
+
+def test_l2(problem):
+    encoded, batch, items = problem
+    weights = np.random.default_rng(1).random(items.shape).astype(np.float32)
+    negatives = drawn(encoded, items, weights)
+    for view in ("ego", ""):
+        pair = encoded.views.get(view, (encoded.users, encoded.items))
+        users, table = in_float64(pair)
+        want = np.square(users[batch["users"]]).sum()
+        want += np.square(table[batch["items"]]).sum()
+        norms = np.square(table[items]).sum(-1)
+        want += (norms * weights).sum() / COUNT
+        got = losses.l2(encoded, batch, negatives, view=view)
+        np.testing.assert_allclose(got, want / 2 / BATCH, rtol=1e-6)
+
+
+def numpy_infonce(left, right, batch, temperature):
+    total = 0
+    for a, b, rows in zip(left, right, batch.values(), strict=True):
+        a, b = a[rows].astype(np.float64), b[rows].astype(np.float64)
+        a /= np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-6)
+        b /= np.maximum(np.linalg.norm(b, axis=1, keepdims=True), 1e-6)
+        logits = a @ b.T / temperature
+        top = logits.max(axis=1, keepdims=True)
+        sums = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+        total += (sums - np.diagonal(logits)).mean()
+    return total
+
+
+infonce = jax.jit(losses.infonce, static_argnames=("left", "right"))
+
+
+# Both ways of summing exponentials, and where one takes over.
+@pytest.mark.parametrize("temperature", [1.0, 0.2, 0.0251, 0.0249, 0.002])
+def test_infonce(problem, temperature):
+    encoded, batch, items = problem
+    # One user's two views point in opposite directions.
+    views = {name: tuple(map(np.copy, v)) for name, v in encoded.views.items()}
+    views["image"][0][3] = -views["text"][0][3]
+    encoded = encoded.replace(views=views)
+    got = losses.infonce(
+        encoded,
+        batch,
+        drawn(encoded, items),
+        left="text",
+        right="image",
+        temperature=temperature,
+    )
+    want = numpy_infonce(views["text"], views["image"], batch, temperature)
+    np.testing.assert_allclose(got, want, rtol=2e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1e-6, 1.0, 1e6]))
+@settings(max_examples=30)
+def test_infonce_is_bounded(problem, seed, scale):
+    _, batch, _ = problem
+    views = {"text": tables(seed, scale), "image": tables(seed + 1, scale)}
+    views["text"][1][seed % ITEMS] = 0
+    encoded = Encoded(*tables(0), views)
+    for left, right in (("text", "image"), ("text", "text")):
+        value = infonce(encoded, batch, {}, left=left, right=right)
+        # Cosines lie in [-1, 1]: between -log of a whole share, and all
+        # others as near as can be while one's own is opposite.
+        assert -1e-5 < value <= 2 * (np.log(BATCH) + 2 / 0.2)
+
+
+def test_zero_rows_have_finite_gradients(problem):
+    encoded, batch, _ = problem
+
+    def run(text):
+        views = {"text": text, "image": encoded.views["image"]}
+        changed = encoded.replace(views=views)
+        return losses.infonce(changed, batch, {}, left="text", right="image")
+
+    text = tuple(map(np.copy, encoded.views["text"]))
+    text[0][batch["users"][0]] = 0
+    text[1][:] = 0
+    value, gradient = jax.value_and_grad(run)(text)
+    assert np.isfinite(value)
+    for table in gradient:
+        assert np.isfinite(table).all()
+        assert np.abs(table).max() > 0
+
+
+@pytest.mark.parametrize("name", ["bpr", "content_bpr", "l2"])
+def test_an_unknown_source_is_refused_with_the_nearest(problem, name):
+    encoded, batch, items = problem
+    with pytest.raises(InputError, match="did you mean 'sampled'"):
+        losses.LOSSES[name](
+            encoded, batch, drawn(encoded, items), source="smapled"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("bpr", {"view": "txt"}),
+        ("content_bpr", {"views": ("image", "txt")}),
+        ("l2", {"view": "txt"}),
+        ("infonce", {"left": "txt", "right": "image"}),
+        ("infonce", {"left": "image", "right": "txt"}),
+    ],
+)
+def test_an_unknown_view_is_refused_with_the_nearest(problem, name, keywords):
+    encoded, batch, items = problem
+    negatives = drawn(encoded, items)
+    with pytest.raises(InputError, match="did you mean 'text'") as error:
+        losses.LOSSES[name](encoded, batch, negatives, **keywords)
+    assert error.value.where == "config.losses"
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [("bpr", {"view": "text"}), ("content_bpr", {}), ("l2", {})],
+)
+def test_tables_have_no_vectors_that_belong_to_no_item(problem, name, keywords):
+    encoded, batch, items = problem
+    made = {"sampled": Negatives(encoded.items[items], np.ones(items.shape))}
+    with pytest.raises(InputError, match="stand in none"):
+        losses.LOSSES[name](encoded, batch, made, **keywords)
+
+
+def test_content_needs_views(problem):
+    encoded, batch, items = problem
+    bare = encoded.replace(views={"ego": encoded.views["ego"]})
+    with pytest.raises(InputError, match="none but 'ego'"):
+        losses.content_bpr(bare, batch, drawn(bare, items))
