@@ -48,18 +48,24 @@ class Run:
     inputs: inputs.Inputs
 
     @classmethod
-    def make(cls, config: ConfigDict, catalog: Catalog | None = None) -> Run:
+    def make(
+        cls,
+        config: ConfigDict,
+        catalog: Catalog | None = None,
+        devices: list[Any] | None = None,
+    ) -> Run:
         """Composes a run; nothing is computed on the devices yet.
 
         Args:
           config: of the experiment.
           catalog: if it is in memory already; otherwise it is loaded from
             `config.data.path`.
+          devices: to run on; all of them, by default.
 
         Raises:
           InputError: for bad values, unknown names and unfit data.
         """
-        partition = make_partition(config.mesh.data, config.mesh.model)
+        partition = make_partition(config.mesh.data, config.mesh.model, devices)
         check(config, partition)
         if catalog is None and not config.data.path:
             raise InputError(

@@ -51,7 +51,8 @@ class Report:
 
     Attributes:
       means: of each loss term and metric over the steps.
-      bad_step: int32, the first step with a loss that is not finite; -1.
+      bad_step: int32, the first step whose loss, gradient or update is not
+        finite; -1.
       bad_terms: the terms of that step.
     """
 
@@ -162,6 +163,7 @@ class Program:
         if average is not None:
             average = optax.incremental_update(params, average, 1 - self.decay)
         terms["gradient_norm"] = optax.tree.norm(grads)
+        terms["update_norm"] = optax.tree.norm(updates)
         return State(state.step + 1, params, opt_state, average), terms
 
     def dispatch(
@@ -183,7 +185,10 @@ class Program:
             at = state.step
             state, terms = self.step(state, inputs, batch)
             sums = jax.tree.map(jnp.add, sums, terms)
-            first_bad = ~jnp.isfinite(terms["loss"]) & (bad_step < 0)
+            # The loss is that of the parameters before the step; the update
+            # tells whether those after it are fit to be saved.
+            norms = terms["gradient_norm"] + terms["update_norm"]
+            first_bad = ~jnp.isfinite(terms["loss"] + norms) & (bad_step < 0)
             bad_step = jnp.where(first_bad, at, bad_step)
             bad_terms = jax.tree.map(
                 lambda new, old: jnp.where(first_bad, new, old),

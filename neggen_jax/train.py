@@ -193,12 +193,12 @@ class Trainer:
         if said.bad_step >= 0:
             terms = {k: float(v) for k, v in said.bad_terms.items()}
             raise InputError(
-                f"The loss is not finite at step {said.bad_step}.",
+                f"Training diverged at step {said.bad_step}.",
                 where=self.directory,
-                expected="finite loss terms",
+                expected="finite loss terms, gradients and updates",
                 found=terms,
-                fix="lower the learning rate or clip gradients; the last "
-                "checkpoint is from before this step",
+                fix="lower the learning rate or clip gradients, in a new "
+                "workdir; checkpoints here are from before this step",
             )
         schedule = self.run.stream.schedule
         step = schedule.start(dispatch) + schedule.count(dispatch)
