@@ -20,6 +20,15 @@ def normalised(matrix):
     return matrix / rows[:, None] / columns
 
 
+def standardised(features):
+    """Mean zero over the items that are there, mean square of entries one."""
+    there = features.values[features.present].astype(np.float64)
+    centred = there - there.mean(axis=0)
+    out = np.zeros(features.values.shape)
+    out[features.present] = centred / np.sqrt(np.square(centred).mean())
+    return out
+
+
 def nearest_items(features, k, values):
     """`D^-1/2 S D^-1/2`, S the k largest cosines of each row, D its sums."""
     vectors = features.values.astype(np.float64)

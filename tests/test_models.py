@@ -18,7 +18,7 @@ from conftest import MESHES, on_mesh
 from scipy import stats
 
 from neggen_jax import losses
-from neggen_jax.data.inputs import build, sizes
+from neggen_jax.data.inputs import build, sizes, standardised
 from neggen_jax.errors import InputError
 from neggen_jax.models import ENCODERS, FREEDOM, MCI
 from neggen_jax.models.freedom import prune
@@ -61,7 +61,8 @@ def numpy_lightgcn(params, catalog):
 
 def numpy_vbpr(params, catalog):
     both = np.concatenate(
-        [catalog.features[name].values for name in ("image", "text")], axis=1
+        [dense.standardised(catalog.features[n]) for n in ("image", "text")],
+        axis=1,
     )
     projection = params["projection"]
     content = both @ projection["kernel"] + projection["bias"]
@@ -308,12 +309,22 @@ def test_activations_keep_the_dtype_of_the_parameters(name, catalog, one):
     assert {x.dtype.name for x in jax.tree.leaves(encoded)} == {"bfloat16"}
 
 
-def test_trained_features_begin_as_the_raw_ones(catalog):
+def test_trained_features_begin_as_the_standardised_ones(catalog):
     params, _ = computed(catalog, 1, 1)
     for name, matrix in catalog.features.items():
-        np.testing.assert_array_equal(
-            params["freedom"][f"{name}_features"], matrix.values
+        np.testing.assert_allclose(
+            params["freedom"][f"{name}_features"],
+            dense.standardised(matrix),
+            rtol=0,
+            atol=1e-6,
         )
+
+
+def test_a_constant_modality_is_standardised_to_zero(catalog):
+    matrix = catalog.features["text"]
+    values = np.where(matrix.present[:, None], np.float32(7), np.float32(0))
+    constant = dataclasses.replace(matrix, values=values)
+    assert not standardised(constant).any()
 
 
 def test_mci_with_one_modality_gives_it_all_the_weight(catalog, one):

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from neggen_jax.catalog import Catalog
+from neggen_jax.catalog import Catalog, Features
 from neggen_jax.data import graphs
 from neggen_jax.errors import InputError
 from neggen_jax.ops.positives import Positives, make_positives
@@ -53,7 +53,7 @@ class Needs:
 
     Attributes:
       user_item: the normalised user-item graph.
-      features: the feature matrix of each modality.
+      features: the feature matrix of each modality, standardised.
       item_item: one graph per modality, or None.
       modalities: which modalities; () takes all that the catalogue has.
       fuse: modality -> weight; the item-item graphs are added up, with these
@@ -69,7 +69,7 @@ class Needs:
 
 @flax.struct.dataclass
 class Matrix:
-    """A feature matrix on the devices.
+    """A feature matrix on the devices; see `standardised`.
 
     Attributes:
       values: float32 `[item_rows, f]`.
@@ -184,9 +184,31 @@ def _place_features(
 ) -> Matrix:
     matrix = catalog.features[name]
     extra = size.item_rows - size.items
-    values = np.pad(np.asarray(matrix.values, np.float32), ((0, extra), (0, 0)))
+    values = np.pad(standardised(matrix), ((0, extra), (0, 0)))
     present = np.pad(matrix.present, (0, extra))
     return Matrix(
         values=partition.put(values, "item", "feature"),
         present=partition.put(present, "item"),
     )
+
+
+def standardised(matrix: Features) -> np.ndarray:
+    """Vectors with mean zero and, over all their entries, mean square one.
+
+    Encoders come in scales that differ by orders of magnitude, and some give
+    every item nearly the same vector; side by side, such a modality drowns
+    the others. Centred, an absent item's zero row is the mean of the rest.
+
+    Args:
+      matrix: one modality.
+
+    Returns:
+      float32 `[num_items, f]`; rows of absent items are zero.
+    """
+    there = matrix.present[:, None]
+    values = np.where(there, matrix.values, 0).astype(np.float32)
+    mean = values.sum(axis=0, dtype=np.float64) / matrix.present.sum()
+    values = np.where(there, values - mean.astype(np.float32), 0)
+    square = np.square(values).sum(dtype=np.float64)
+    scale = np.sqrt(square / (matrix.present.sum() * matrix.dim))
+    return values / np.float32(scale) if scale > 0 else values
