@@ -23,7 +23,8 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
       total_steps: that the schedule stretches over.
 
     Raises:
-      InputError: for an unknown schedule.
+      InputError: for an unknown schedule, and for an exponential one that is
+        to reach zero.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     length = max(1, total_steps - warmup)
@@ -32,6 +33,14 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     elif config.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, length, config.final_scale)
     elif config.schedule == "exponential":
+        if config.final_scale <= 0:
+            # Which optax would silently take as no decay at all.
+            raise InputError(
+                "An exponential schedule never reaches zero.",
+                where="config.optimizer.final_scale",
+                expected="more than 0",
+                found=config.final_scale,
+            )
         main = optax.exponential_decay(peak, length, config.final_scale)
     else:
         raise InputError(
@@ -50,13 +59,25 @@ def make(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
 
     Args:
       config: see `configs`; `groups` maps the beginning of a parameter's
-        path ("sources_diffusion", say) to keys that differ for it.
+        path ("sources_diffusion", say) to keys that differ for it. The
+        longest beginning that fits counts; each group is clipped by itself.
       total_steps: of the run.
+
+    Raises:
+      InputError: for a bad schedule, an unknown key in a group, and (when
+        the optimiser meets the parameters) a group that fits none.
     """
     if not config.groups:
         return _adam(config, total_steps)
     transforms = {"": _adam(config, total_steps)}
     for prefix, changes in config.groups.items():
+        known = set(config) - {"groups"}
+        for key in set(changes) - known:
+            raise InputError(
+                f"A group of parameters has no key {key!r}.",
+                where=f"config.optimizer.groups.{prefix}.{key}",
+                fix=nearest(key, known),
+            )
         merged = ConfigDict({**config.to_dict(), **changes.to_dict()})
         transforms[prefix] = _adam(merged, total_steps)
     return optax.multi_transform(
@@ -86,8 +107,20 @@ def _adam(config: ConfigDict, steps: int) -> optax.GradientTransformation:
 
 
 def _labels(params: Any, prefixes: tuple[str, ...]) -> Any:
-    def label(path: Any, _: Any) -> str:
-        name = "/".join(str(getattr(part, "key", part)) for part in path)
-        return next((p for p in prefixes if name.startswith(p)), "")
+    def name(path: Any) -> str:
+        return "/".join(str(getattr(part, "key", part)) for part in path)
 
-    return jax.tree_util.tree_map_with_path(label, params)
+    def label(path: Any, _: Any) -> str:
+        fitting = [p for p in prefixes if name(path).startswith(p)]
+        return max(fitting, key=len, default="")
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    unused = set(prefixes).difference(jax.tree.leaves(labels))
+    if unused:
+        paths = jax.tree_util.tree_leaves_with_path(params)
+        raise InputError(
+            "A group of parameters is empty.",
+            where=f"config.optimizer.groups.{min(unused)}",
+            fix=nearest(min(unused), {name(path) for path, _ in paths}),
+        )
+    return labels

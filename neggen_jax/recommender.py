@@ -25,6 +25,9 @@ from neggen_jax.negatives.source import Batch, Source
 
 Loss = Callable[..., jax.Array]
 
+# Parameters of encoders, sources and losses that no config gives.
+_GIVEN = {"sizes", "parent", "name", "encoded", "batch", "negatives"}
+
 
 class Recommender(nn.Module):
     """Everything that is trained.
@@ -104,8 +107,9 @@ def build(config: ConfigDict, sizes: Sizes) -> Recommender:
     losses = {}
     for name, part in config.losses.items():
         where = f"config.losses.{name}"
-        loss, keywords = _lookup(LOSSES, part, where, skip=("weight",))
-        losses[name] = (part.weight, functools.partial(loss, **keywords))
+        loss, keywords = _lookup(LOSSES, part, where, ("weight",))
+        weight = keywords.pop("weight")
+        losses[name] = (weight, functools.partial(loss, **keywords))
     return Recommender(
         encoder=_make(ENCODERS, config.encoder, "config.encoder", sizes=sizes),
         sources=sources,
@@ -119,8 +123,9 @@ def _make(registry: Mapping[str, Any], part: Any, where: str, **given: Any):
 
 
 def _lookup(
-    registry: Mapping[str, Any], part: Any, where: str, skip: tuple = ()
+    registry: Mapping[str, Any], part: Any, where: str, more: tuple = ()
 ) -> tuple[Any, dict[str, Any]]:
+    """What a part names, and its keywords; `more` must stand there too."""
     name = part.get("name", None)
     if name not in registry:
         raise InputError(
@@ -128,21 +133,26 @@ def _lookup(
             where=f"{where}.name",
             fix=nearest(str(name), registry),
         )
-    target = registry[name]
-    known = set(inspect.signature(target).parameters)
-    known -= {"parent", "name", "sizes", "encoded", "batch", "negatives"}
-    keywords = {}
-    for key, value in part.items():
-        if key == "name" or key in skip:
-            continue
-        if key not in known:
+    parameters = {
+        key: parameter.default
+        for key, parameter in inspect.signature(
+            registry[name]
+        ).parameters.items()
+        if key not in _GIVEN
+    }
+    parameters |= dict.fromkeys(more, inspect.Parameter.empty)
+    given = {key: _frozen(part[key]) for key in part if key != "name"}
+    for key in given:
+        if key not in parameters:
             raise InputError(
                 f"{name!r} takes no {key!r}.",
                 where=f"{where}.{key}",
-                fix=nearest(key, known),
+                fix=nearest(key, parameters),
             )
-        keywords[key] = _frozen(value)
-    return target, keywords
+    for key, default in parameters.items():
+        if default is inspect.Parameter.empty and key not in given:
+            raise InputError(f"{name!r} needs {key!r}.", where=f"{where}.{key}")
+    return registry[name], given
 
 
 def _frozen(value: Any) -> Any:

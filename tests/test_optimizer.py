@@ -1,0 +1,195 @@
+"""Optimisers and learning-rate schedules, from a config."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from neggen_jax import optimizer
+from neggen_jax.config import base
+from neggen_jax.errors import InputError
+
+STEPS = 100
+
+
+def config(**changes):
+    out = base().optimizer
+    out.learning_rate = 0.5
+    out.update(changes)
+    return out
+
+
+def rates(**changes):
+    schedule = optimizer.learning_rate(config(**changes), STEPS)
+    return np.array([schedule(step) for step in range(STEPS + 1)])
+
+
+def test_constant():
+    np.testing.assert_allclose(rates(), 0.5)
+
+
+def test_cosine():
+    got = rates(schedule="cosine", final_scale=0.1)
+    turn = np.pi * np.arange(STEPS + 1) / STEPS
+    want = 0.05 + 0.45 * (1 + np.cos(turn)) / 2
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_exponential():
+    got = rates(schedule="exponential", final_scale=0.01)
+    want = 0.5 * 0.01 ** (np.arange(STEPS + 1) / STEPS)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", optimizer.SCHEDULES)
+def test_warmup_is_a_ramp_and_the_rest_is_shorter(schedule):
+    got = rates(schedule=schedule, final_scale=0.2, warmup_steps=20)
+    np.testing.assert_allclose(got[:21], 0.5 * np.arange(21) / 20, rtol=1e-6)
+    end = 0.5 if schedule == "constant" else 0.1
+    np.testing.assert_allclose(got[-1], end, rtol=1e-5)
+    # What follows the ramp is the schedule itself over 80 steps.
+    rest = optimizer.learning_rate(
+        config(schedule=schedule, final_scale=0.2), STEPS - 20
+    )
+    np.testing.assert_allclose(got[60], rest(40), rtol=1e-6)
+
+
+def test_a_run_that_ends_within_its_warmup():
+    schedule = optimizer.learning_rate(config(warmup_steps=50), 10)
+    np.testing.assert_allclose(schedule(10), 0.1, rtol=1e-6)
+
+
+def test_an_unknown_schedule_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'cosine'") as error:
+        rates(schedule="cosin")
+    assert error.value.where == "config.optimizer.schedule"
+
+
+def test_an_exponential_schedule_cannot_reach_zero():
+    """With a factor of 0 optax decays not at all, and says nothing."""
+    with pytest.raises(InputError, match="never reaches zero"):
+        rates(schedule="exponential")
+
+
+def parameters():
+    return {
+        "encoder": {"users": jnp.ones((3, 2)), "items": jnp.ones((4, 2))},
+        "sources_diffusion": {"kernel": jnp.full((2, 2), 2.0)},
+    }
+
+
+def train(settings, params, steps=3, gradient=1.0):
+    """How far each parameter went."""
+    update = optimizer.make(settings, STEPS)
+
+    @jax.jit
+    def run(params):
+        state, start = update.init(params), params
+        for _ in range(steps):
+            gradients = jax.tree.map(
+                lambda x: jnp.full_like(x, gradient), params
+            )
+            updates, state = update.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+        return jax.tree.map(jnp.subtract, params, start)
+
+    return run(params)
+
+
+def test_adam_steps_by_the_learning_rate():
+    moved = train(config(), parameters())
+    for leaf in jax.tree.leaves(moved):
+        # Under a constant gradient Adam moves by the learning rate each step.
+        np.testing.assert_allclose(leaf, -1.5, rtol=1e-5)
+
+
+def test_moments_are_those_of_the_config():
+    def numpy_adam(b1, b2, eps):
+        gradients, x, m, v = (1.0, -3.0, 0.5), 1.0, 0.0, 0.0
+        for step, g in enumerate(gradients, 1):
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+            x -= (
+                0.5 * (m / (1 - b1**step)) / (np.sqrt(v / (1 - b2**step)) + eps)
+            )
+        return x
+
+    update = optimizer.make(config(beta1=0.7, beta2=0.8, epsilon=0.1), STEPS)
+    params = jnp.ones(())
+    state = update.init(params)
+    for gradient in (1.0, -3.0, 0.5):
+        change, state = update.update(jnp.float32(gradient), state, params)
+        params += change
+    np.testing.assert_allclose(params, numpy_adam(0.7, 0.8, 0.1), rtol=1e-5)
+
+
+def test_weight_decay_is_decoupled():
+    settings = config(weight_decay=0.1)
+    moved = train(settings, {"x": jnp.full((2,), 4.0)}, 1, gradient=0.0)
+    np.testing.assert_allclose(moved["x"], -0.5 * 0.1 * 4, rtol=1e-6)
+
+
+def test_clipping_bounds_the_global_norm():
+    """Seen through epsilon: where it is large, Adam's step is the gradient."""
+    settings = config(clip_norm=2.0, epsilon=1e6)
+    params = {"x": jnp.zeros((3, 2)), "y": jnp.zeros((10,))}
+    moved = train(settings, params, 1, gradient=100.0)
+    want = 0.5 * 2.0 / np.sqrt(16) / 1e6
+    for leaf in jax.tree.leaves(moved):
+        np.testing.assert_allclose(leaf, -want, rtol=1e-4)
+
+
+def test_groups_have_values_of_their_own():
+    groups = {
+        "encoder": {"learning_rate": 0.25},
+        "encoder/users": {"learning_rate": 0.0},
+    }
+    moved = train(config(groups=groups), parameters())
+    # The longest beginning counts, and what fits none keeps the defaults.
+    assert not np.asarray(moved["encoder"]["users"]).any()
+    np.testing.assert_allclose(moved["encoder"]["items"], -0.75, rtol=1e-5)
+    np.testing.assert_allclose(
+        moved["sources_diffusion"]["kernel"], -1.5, rtol=1e-5
+    )
+
+
+def test_groups_have_schedules_of_their_own():
+    groups = {"sources": {"warmup_steps": 10, "weight_decay": 0.1}}
+    moved = train(config(groups=groups), parameters(), steps=1)
+    np.testing.assert_allclose(moved["encoder"]["items"], -0.5, rtol=1e-5)
+    assert not np.asarray(moved["sources_diffusion"]["kernel"]).any()
+
+
+def test_groups_see_through_the_boxes_of_named_axes():
+    settings = config(groups={"encoder/items": {"learning_rate": 0.0}})
+    boxed = {
+        "encoder": {
+            name: nn.Partitioned(table, ("item", "embed"))
+            for name, table in parameters()["encoder"].items()
+        }
+    }
+    plain = nn.unbox(boxed)
+    make = optimizer.make(settings, STEPS)
+    # The state is made of boxed parameters, and used with plain ones.
+    state = nn.unbox(make.init(boxed))
+    updates, _ = make.update(jax.tree.map(jnp.ones_like, plain), state, plain)
+    assert not np.asarray(updates["encoder"]["items"]).any()
+    np.testing.assert_allclose(updates["encoder"]["users"], -0.5, rtol=1e-5)
+
+
+def test_an_unknown_key_of_a_group_is_refused_with_the_nearest():
+    groups = {"encoder": {"learning_rat": 0.0}}
+    with pytest.raises(
+        InputError, match="did you mean 'learning_rate'"
+    ) as error:
+        optimizer.make(config(groups=groups), STEPS)
+    assert error.value.where == "config.optimizer.groups.encoder.learning_rat"
+
+
+def test_a_group_that_fits_no_parameter_is_refused():
+    settings = config(groups=ConfigDict({"encodr": {"learning_rate": 0.0}}))
+    with pytest.raises(InputError, match="encoder/items") as error:
+        optimizer.make(settings, STEPS).init(parameters())
+    assert error.value.where == "config.optimizer.groups.encodr"
