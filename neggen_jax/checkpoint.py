@@ -74,8 +74,13 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._manager.close()
+        except Exception as error:
+            # Only if nothing has gone wrong before, and said so.
+            if kind is None:
+                raise _unwritable(self.directory, error) from error
 
     @property
     def latest(self) -> int | None:
@@ -149,16 +154,28 @@ class Checkpoints:
             if found.meta["checksum"] != _checksum(state, meta):
                 raise ValueError("the contents contradict their checksum")
         except Exception as error:
-            others = [s for s in self._manager.all_steps() if s != step]
             raise InputError(
                 f"The checkpoint of step {step} cannot be read.",
                 where=self.directory / str(step),
                 expected="a complete checkpoint of this model",
                 found=_first_line(error),
-                fix="move that directory away; the same command then goes on "
-                + (f"from step {max(others)}" if others else "from the start"),
+                fix=self._way_on(step),
             ) from error
         return state, meta
+
+    def _way_on(self, damaged: int) -> str:
+        steps = self._manager.all_steps()
+        others = [step for step in steps if step < damaged]
+        if damaged < max(steps):
+            # Later ones count on this one as the best.
+            return (
+                f"move {self.directory} away; the same command then trains "
+                "again from the start"
+            )
+        return (
+            "move that directory away; the same command then goes on from "
+            + (f"step {max(others)}" if others else "the start")
+        )
 
 
 def _checksum(state: State, meta: dict[str, Any]) -> str:

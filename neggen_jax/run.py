@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 
 from neggen_jax import evaluate, optimizer, recommender
 from neggen_jax.catalog import Catalog
-from neggen_jax.checkpoint import Checkpoints, read_json
+from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.data import batches, inputs, store
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.partition import Partition, make_partition
 from neggen_jax.step import Program, State
+from neggen_jax.workdir import read_identity
 
 _METRICS = ("recall", "ndcg", "precision", "map", "mrr", "hitrate")
 
@@ -66,7 +67,6 @@ class Run:
           InputError: for bad values, unknown names and unfit data.
         """
         partition = make_partition(config.mesh.data, config.mesh.model, devices)
-        check(config, partition)
         if catalog is None and not config.data.path:
             raise InputError(
                 "No dataset is named.",
@@ -75,6 +75,7 @@ class Run:
             )
         if catalog is None:
             catalog = store.load(config.data.path)
+        check(config, partition, catalog)
         stream = batches.make_stream(
             catalog,
             config.train.batch_size,
@@ -140,14 +141,7 @@ def reopen(workdir: str | os.PathLike[str]) -> tuple[Run, State, int]:
         not there any more or has changed.
     """
     directory = pathlib.Path(workdir)
-    path = directory / "run.json"
-    if not path.exists():
-        raise InputError(
-            "There is no run here.",
-            where=directory,
-            expected="a --workdir that launch/train.py has written",
-        )
-    identity = read_json(path)
+    identity = read_identity(directory)
     config = ConfigDict(identity["config"])
     run = Run.make(config)
     if run.catalog.fingerprint != identity["fingerprint"]:
@@ -162,7 +156,7 @@ def reopen(workdir: str | os.PathLike[str]) -> tuple[Run, State, int]:
     with Checkpoints(directory, read_only=True) as checkpoints:
         _, meta = checkpoints.restore(abstract)
         state, _ = checkpoints.restore(abstract, meta["best_step"])
-    return run, state, meta["best_step"]
+    return run, state, int(state.step)
 
 
 def evaluate_state(
@@ -190,7 +184,7 @@ def evaluate_state(
     return evaluate.report(ranked, run.catalog, split, cutoffs)
 
 
-def check(config: ConfigDict, partition: Partition) -> None:
+def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
     """Checks values that no other room would refuse in time.
 
     Raises:
@@ -199,7 +193,8 @@ def check(config: ConfigDict, partition: Partition) -> None:
     train = config.train
     _one_of(train.dtype, ("float32", "bfloat16"), "train.dtype")
     _one_of(config.data.pipeline, batches.PIPELINES, "data.pipeline")
-    cutoffs = config.evaluate.cutoffs
+    cutoffs = tuple(config.evaluate.cutoffs)
+    _within("evaluate.cutoffs", 1, catalog.num_items, *(cutoffs or (0,)))
     metrics = [f"{name}@{k}" for name in _METRICS for k in cutoffs]
     _one_of(train.metric, metrics, "train.metric")
     for key in (
@@ -210,13 +205,11 @@ def check(config: ConfigDict, partition: Partition) -> None:
         "checkpoint_every",
         "keep",
     ):
-        if train[key] < 1:
-            raise InputError(
-                f"Bad value of {key!r}.",
-                where=f"config.train.{key}",
-                expected="at least 1",
-                found=train[key],
-            )
+        _within(f"train.{key}", 1, 2**31 - 1, train[key])
+    _within("evaluate.block_size", 1, 2**31 - 1, config.evaluate.block_size)
+    _within("seed", 0, 2**32 - 1, config.seed)
+    # 1 would never let the average leave the first parameters.
+    _within("train.ema", 0, 1 - 1e-9, train.ema)
     shards = partition.shards("batch")
     if train.batch_size % shards:
         raise InputError(
@@ -225,6 +218,17 @@ def check(config: ConfigDict, partition: Partition) -> None:
             expected=f"a multiple of {shards}",
             found=train.batch_size,
         )
+
+
+def _within(key: str, low: float, high: float, *values: float) -> None:
+    for value in values:
+        if not low <= value <= high:
+            raise InputError(
+                f"Bad value of {key!r}.",
+                where=f"config.{key}",
+                expected=f"from {low} to {high}",
+                found=value,
+            )
 
 
 def _one_of(value: str, known: Any, key: str) -> None:

@@ -30,7 +30,7 @@ from neggen_jax.errors import InputError
 from neggen_jax.progress import Progress
 from neggen_jax.run import Run, evaluate_state
 from neggen_jax.step import Report, State
-from neggen_jax.workdir import Log, claim
+from neggen_jax.workdir import Log, claim, writing
 
 
 def train_and_evaluate(
@@ -54,23 +54,28 @@ def train_and_evaluate(
         the loss stops being finite.
     """
     run = Run.make(config, catalog)
+    state, abstract = run.start()
+    # Only now: whatever is wrong with config or data leaves no workdir.
     directory = claim(workdir, config, run.catalog)
+    finished = directory / "results.json"
     with Checkpoints(directory, config.train.keep) as checkpoints:
-        state, abstract = run.start()
         progress = Meta()
         if checkpoints.latest is not None:
             state, saved = checkpoints.restore(abstract)
             progress = Meta(**saved)
         if not progress.over(config.train):
+            # Left by a run that was shorter.
+            finished.unlink(missing_ok=True)
             Trainer(run, directory, checkpoints).train(state, progress)
-        elif (directory / "results.json").exists():
-            return read_json(directory / "results.json")
+        elif finished.exists():
+            return read_json(finished)
         _, saved = checkpoints.restore(abstract)
         progress = Meta(**saved)
         best, _ = checkpoints.restore(abstract, progress.best_step)
-    results = _results(run, best, progress, directory)
-    write_json(directory / "results.json", results)
-    report.plot_run(directory)
+    with writing(directory):
+        results = _results(run, best, progress, directory)
+        write_json(finished, results)
+        report.plot_run(directory)
     return results
 
 
@@ -83,11 +88,12 @@ class Meta:
       best_value: highest value of the chosen metric on valid so far.
       best_step: step that reached it first.
       worse: evaluations since.
-      epoch_seconds: training time of each epoch, without compilation,
-        evaluation and checkpoints.
+      epoch_seconds: training time of each epoch, its preparation and its
+        batches included; without compilation, evaluation and checkpoints
+        (which are still being written while the next epoch trains).
       evaluation_seconds: time of each evaluation, the first one of a process
         (which compiles) left out.
-      compile_seconds: of the training program.
+      compile_seconds: of the training program, in the last process.
     """
 
     epochs: int = 0
@@ -119,9 +125,9 @@ class Trainer:
     ):
         self.run, self.directory = run, directory
         self.checkpoints = checkpoints
-        self._prepare = jax.jit(run.program.prepare)
         self._encode = jax.jit(run.program.encode)
         self._ranker = run.ranker("valid")
+        self._prepare: Any = None
         self._train: Any = None
         self._evaluated = False
 
@@ -146,17 +152,18 @@ class Trainer:
 
     def _epoch(self, state: State, meta: Meta) -> State:
         """Trains to the end of the epoch that `state` is in."""
-        schedule = self.run.stream.schedule
-        prepared = self._prepare(self.run.inputs, meta.epochs)
+        schedule, put = self.run.stream.schedule, self.run.partition.put
         dispatch = schedule.dispatch(int(state.step))
         end = (meta.epochs + 1) * schedule.dispatches_per_epoch
         counts = [
-            self.run.partition.put(np.int32(schedule.count(number)))
+            put(np.int32(schedule.count(number)))
             for number in range(dispatch, end)
         ]
+        epoch = put(np.int32(meta.epochs))
         if self._train is None:
-            self._compile(state, prepared, meta)
+            self._compile(state, epoch, meta)
         started = time.perf_counter()
+        prepared = self._prepare(self.run.inputs, epoch)
         waiting: list[Report] = []
         for count in counts:
             stack = next(self._feed)
@@ -174,16 +181,19 @@ class Trainer:
         meta.epochs += 1
         return state
 
-    def _compile(self, state: State, prepared: Any, meta: Meta) -> None:
-        """Compiles the training program, on shapes alone."""
+    def _compile(self, state: State, epoch: jax.Array, meta: Meta) -> None:
+        """Compiles what trains: an epoch's preparation, and a dispatch."""
         run = self.run
         rows = run.stream.schedule.steps_per_dispatch, run.stream.batch_size
         sharding = run.partition.sharding("step", "batch")
         column = jax.ShapeDtypeStruct(rows, np.int32, sharding=sharding)
         count = run.partition.put(np.int32(0))
-        started = time.perf_counter()
-        dispatch = jax.jit(run.program.dispatch, donate_argnums=0)
         stack = {"users": column, "items": column}
+        started = time.perf_counter()
+        prepare = jax.jit(run.program.prepare)
+        self._prepare = prepare.lower(run.inputs, epoch).compile()
+        prepared = self._prepare(run.inputs, epoch)
+        dispatch = jax.jit(run.program.dispatch, donate_argnums=0)
         self._train = dispatch.lower(state, prepared, stack, count).compile()
         meta.compile_seconds = time.perf_counter() - started
 

@@ -3,14 +3,16 @@
 `claim` ties a directory to one config and one dataset; the same command
 again resumes, any other is refused. `Log` writes metrics to `metrics.jsonl`
 and TensorBoard, and takes back what a resumed run is about to say again.
+`writing` says clearly that a disk is full.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,6 +21,24 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import read_json, write_json
 from neggen_jax.config import RESUMABLE, flatten
 from neggen_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def writing(directory: pathlib.Path) -> Iterator[None]:
+    """Turns a disk that does not take what is written into an error.
+
+    Raises:
+      InputError: for any `OSError` inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            "The workdir cannot be written.",
+            where=directory,
+            found=error.strerror or error,
+            fix="make room, then run the same command again to resume",
+        ) from error
 
 
 def claim(
@@ -43,25 +63,52 @@ def claim(
     if directory.is_file():
         raise InputError("The workdir is a file.", where=directory)
     if not path.exists():
-        if directory.exists() and any(directory.iterdir()):
+        # A kill may have left the very first file half written.
+        begun = {path.with_suffix(".partial").name}
+        if directory.exists() and set(os.listdir(directory)) - begun:
             raise InputError(
                 "The workdir holds something that is not a run.",
                 where=directory,
                 expected="a new or empty directory, or one with run.json",
                 fix="choose another --workdir",
             )
-        try:
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             write_json(path, identity)
-        except OSError as error:
-            raise InputError(
-                "The workdir cannot be written.",
-                where=directory,
-                found=error.strerror,
-            ) from error
         return directory
-    _check_same(read_json(path), json.loads(json.dumps(identity)), directory)
+    before, now = read_identity(directory), json.loads(json.dumps(identity))
+    _check_same(before, now, directory)
+    if before != now:
+        # The dataset may have moved, the mesh may be another: whoever opens
+        # the workdir next should know.
+        with writing(directory):
+            write_json(path, identity)
     return directory
+
+
+def read_identity(directory: pathlib.Path) -> dict[str, Any]:
+    """What a workdir was made with: "dataset", "fingerprint" and "config".
+
+    Raises:
+      InputError: if it is not a workdir, or damaged.
+    """
+    path = directory / "run.json"
+    if not path.exists():
+        raise InputError(
+            "There is no run here.",
+            where=directory,
+            expected="a --workdir that launch/train.py has written",
+        )
+    identity = read_json(path)
+    keys = {"dataset", "fingerprint", "config"}
+    if not isinstance(identity, dict) or not keys <= identity.keys():
+        raise InputError(
+            "This run.json does not tell of a run.",
+            where=path,
+            expected=f"an object with {', '.join(sorted(keys))}",
+            fix="use a new --workdir, or restore the file",
+        )
+    return identity
 
 
 def _check_same(then: dict, now: dict, directory: pathlib.Path) -> None:
@@ -104,34 +151,46 @@ class Log:
         from tensorboardX import SummaryWriter
 
         self._path = directory / "metrics.jsonl"
-        kept = [
-            line
-            for line in _lines(self._path)
-            if json.loads(line)["step"] <= step
-        ]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(self._path)
-        self._file = self._path.open("a")
+        with writing(directory):
+            kept = [line for at, line in _lines(self._path) if at <= step]
+            partial = self._path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            partial.replace(self._path)
+            self._file = self._path.open("a")
         self._board = SummaryWriter(
             str(directory / "tensorboard"), purge_step=step + 1
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds one line; numbers also go to TensorBoard."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with writing(self._path.parent):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Puts everything on disk."""
-        self._file.close()
-        self._board.close()
+        with writing(self._path.parent):
+            self._file.close()
+            self._board.close()
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    """Whole lines; one that a kill cut short is left out."""
+def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
+    """Step and text of all whole lines.
+
+    Without the last one, if a kill has cut it short.
+    """
     if not path.exists():
         return []
-    return [line for line in path.read_text().split("\n")[:-1] if line]
+    try:
+        lines = path.read_text().split("\n")[:-1]
+        return [(json.loads(line)["step"], line) for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "The metrics of the workdir are damaged.",
+            where=path,
+            expected='JSON lines, each with a "step"',
+            found=error,
+            fix="take out the damaged lines, then run the same command again",
+        ) from error
