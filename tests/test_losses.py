@@ -86,8 +86,10 @@ def test_what_weighs_nothing_is_left_out(problem, loss):
         changed = encoded.replace(items=table)
         return loss(changed, batch, drawn(changed, items, weights))
 
-    value, gradient = jax.value_and_grad(run)(encoded.items, items)
-    again, same = jax.value_and_grad(run)(encoded.items, other)
+    encoded = jax.tree.map(jnp.asarray, encoded)
+    step = jax.jit(jax.value_and_grad(run))
+    value, gradient = step(encoded.items, items)
+    again, same = step(encoded.items, other)
     assert value == again
     np.testing.assert_array_equal(gradient, same)
     kept = np.delete(items, 1, axis=1)
@@ -113,7 +115,7 @@ def test_bpr_is_stable(score):
         changed = encoded.replace(items=items)
         return losses.bpr(changed, batch, drawn(changed, np.ones((1, 1), int)))
 
-    value, gradient = jax.value_and_grad(run)(encoded.items)
+    value, gradient = jax.jit(jax.value_and_grad(run))(encoded.items)
     np.testing.assert_allclose(value, dense.softplus(-score), rtol=1e-6)
     slope = -np.exp(-dense.softplus(score))
     np.testing.assert_allclose(gradient[:, 0], [slope, -slope], rtol=1e-5)
@@ -127,7 +129,7 @@ def test_means_are_in_float32(problem):
     batch = {"users": rows, "items": rows}
     items = np.ones((257, 1), int)
     weights = jnp.ones((257, 1), jnp.bfloat16)
-    got = losses.bpr(half, batch, drawn(half, items, weights))
+    got = jax.jit(losses.bpr)(half, batch, drawn(half, items, weights))
     assert got.dtype == jnp.float32
     pair = (np.asarray(x, np.float64) for x in (half.users, half.items))
     np.testing.assert_allclose(got, dense.bpr(*pair, batch, items), rtol=1e-6)
@@ -221,7 +223,7 @@ def test_zero_rows_have_finite_gradients(problem):
     text = tuple(map(np.copy, encoded.views["text"]))
     text[0][batch["users"][0]] = 0
     text[1][:] = 0
-    value, gradient = jax.value_and_grad(run)(text)
+    value, gradient = jax.jit(jax.value_and_grad(run))(text)
     assert np.isfinite(value)
     for table in gradient:
         assert np.isfinite(table).all()
