@@ -31,8 +31,8 @@ def _parse(argv: list[str]) -> list[str]:
         raise _explained(argv, error) from error
     verbosity = flags.FLAGS["verbosity"]
     if verbosity.using_default_value:
-        # Otherwise libraries narrate every checkpoint at length.
-        verbosity.value = logging.WARNING
+        # Otherwise Orbax narrates every checkpoint at length.
+        verbosity.value = logging.ERROR
         verbosity.using_default_value = False
     return rest
 

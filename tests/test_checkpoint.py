@@ -129,7 +129,11 @@ def test_a_half_written_checkpoint_is_ignored_and_cleaned(tmp_path, one):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest == 2
         assert_equal(checkpoints.restore(abstract(one))[0], make_state(2, one))
-    assert steps(tmp_path) == [1, 2]
+        # The run comes to that step again.
+        checkpoints.save(make_state(3, one), {"best_step": 1})
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(abstract(one))[0], make_state(3, one))
+    assert steps(tmp_path) == [1, 2, 3]
 
 
 def files_of(workdir: pathlib.Path, step: int) -> list[str]:
