@@ -111,6 +111,7 @@ class DampedSVD:
           InputError: if it has fewer axes than were asked for, or none.
         """
         from sklearn.utils.extmath import randomized_svd
+        from threadpoolctl import threadpool_limits
 
         most = min(matrix.shape)
         if abs(matrix).max() == 0:
@@ -119,9 +120,14 @@ class DampedSVD:
                 expected="at least two items with different content",
                 found=f"{matrix.shape[0]} items that look alike",
             )
-        _, strength, axes = randomized_svd(
-            matrix, min(self.dim or DIM, most), n_iter=5, random_state=self.seed
-        )
+        # Sums depend on how many threads share them; features must not.
+        with threadpool_limits(1, "blas"):
+            _, strength, axes = randomized_svd(
+                matrix,
+                min(self.dim or DIM, most),
+                n_iter=5,
+                random_state=self.seed,
+            )
         # What is weaker than this is rounding in float32.
         sound = strength > 1e-5 * strength.max()
         if self.dim is not None and self.dim > sound.sum():
@@ -135,7 +141,10 @@ class DampedSVD:
 
     def transform(self, matrix: Any) -> np.ndarray:
         """Coordinates of the rows of `matrix`, float32 `[n, dim]`."""
-        return np.asarray(matrix @ self._axes, np.float32)
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, "blas"):
+            return np.asarray(matrix @ self._axes, np.float32)
 
 
 class Tfidf(Encoder):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -338,8 +337,7 @@ def _plain(size: Any) -> Any:
     """A processor's size as plain JSON, without what it leaves open."""
     if size is None:
         return None
-    pairs = dict(size).items()
-    return {k: v for k, v in pairs if v is not None and not math.isnan(v)}
+    return {k: v for k, v in dict(size).items() if v is not None}
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def check_images(
                 image.draft("RGB", (1, 1))
                 image.load()
         except Exception as error:  # decoders raise all kinds of errors
-            # The first lines of Pillow's messages name a buffer of ours.
+            # Some of Pillow's messages end with the name of our buffer.
             reason = str(error).split(" <_io.")[0]
             reason = getattr(error, "strerror", None) or reason
             problems[position] = reason or type(error).__name__
