@@ -5,7 +5,7 @@
 
 The argument names the encoder and, after commas, what else differs:
 
-    mf | lightgcn | vbpr | freedom | mci     the encoder (default lightgcn)
+    lightgcn | mf | vbpr | freedom | mci     the encoder (default lightgcn)
     popularity                               negatives by popularity^0.75
     smoke                                    two epochs, to see that it runs
 
@@ -35,9 +35,10 @@ _LOSSES = {
     },
 }
 
+# The first is what an argument without an encoder stands for.
 _ENCODERS = {
-    "mf": {},
     "lightgcn": {"layers": 2},
+    "mf": {},
     "vbpr": {},
     "freedom": {
         "layers": 2,
@@ -57,7 +58,7 @@ _ENCODERS = {
 }
 
 
-def get_config(argument: str = "lightgcn") -> ConfigDict:
+def get_config(argument: str = "") -> ConfigDict:
     encoder, options = words(argument, _ENCODERS, ("popularity", "smoke"))
     config = base()
     config.encoder = {"name": encoder, "dim": 64, **_ENCODERS[encoder]}

@@ -142,6 +142,10 @@ def test_the_segment_sum_of_accelerators_is_the_same(problem, graph, side):
     out = np.asarray(out).reshape(len(matrix), WIDTH)
     assert_within(out, matrix @ x, bound(matrix, x))
     assert half.dtype == jnp.bfloat16
+    half = np.asarray(half, np.float64).reshape(out.shape)
+    x = np.asarray(x.astype("bfloat16"), np.float64)
+    rounding = np.abs(matrix @ x) * 2.0**-8
+    assert_within(half, matrix @ x, rounding + bound(matrix, x))
 
 
 @given(st.integers(0, 2**32 - 1), st.sets(st.integers(0, ROWS - 1), max_size=9))

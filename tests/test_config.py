@@ -1,0 +1,70 @@
+"""Config files: their arguments, their defaults, and what they refuse."""
+
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from neggen_jax import recommender
+from neggen_jax.config import RESUMABLE, base, flatten, load, words
+from neggen_jax.data.inputs import sizes
+from neggen_jax.errors import InputError
+from neggen_jax.models import ENCODERS
+
+BASELINE = pathlib.Path(__file__).parents[1] / "configs" / "baseline.py"
+
+
+def test_words_are_a_choice_and_options_in_any_order():
+    read = lambda text: words(text, ("a", "b"), ("x", "y"))  # noqa: E731
+    assert read("") == ("a", frozenset())
+    assert read("b") == ("b", frozenset())
+    assert read("x") == ("a", frozenset("x"))
+    assert read("y,b,x") == ("b", frozenset("xy"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("smok", "did you mean 'smoke'"), ("mf,mci", "two choices at once")],
+)
+def test_words_that_make_no_sense_are_refused(argument, message):
+    with pytest.raises(InputError, match=message) as error:
+        load(f"{BASELINE}:{argument}")
+    assert error.value.where == f"--config=FILE:{argument}"
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_baseline_of_every_encoder(name, catalog, one):
+    config = load(f"{BASELINE}:{name}")
+    assert config.encoder.name == name
+    assert config.is_locked
+    model = recommender.build(config, sizes(catalog, one))
+    assert type(model.encoder) is ENCODERS[name]
+    # A file states the defaults it relies on; both must say the same.
+    plain = ENCODERS[name](sizes(catalog, one))
+    assert model.encoder == plain
+
+
+def test_options_of_the_baseline():
+    assert load(str(BASELINE)).encoder.name == "lightgcn"
+    config = load(f"{BASELINE}:smoke,popularity")
+    assert config.encoder.name == "lightgcn"
+    assert config.negatives.sampled.name == "popularity"
+    assert config.train.epochs == 2
+
+
+def test_files_that_are_no_config_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such config file"):
+        load(str(tmp_path / "none.py"))
+    empty = tmp_path / "empty.py"
+    empty.write_text("config = 1\n")
+    with pytest.raises(InputError, match="does not define get_config"):
+        load(str(empty))
+
+
+def test_flatten_names_every_key_once():
+    flat = flatten(ConfigDict({"a": 1, "b": {"c": (2, 3), "d": {"e": "f"}}}))
+    assert flat == {"a": 1, "b.c": [2, 3], "b.d.e": "f"}
+
+
+def test_what_may_change_on_resuming_are_keys_that_exist():
+    assert set(flatten(base())) >= RESUMABLE
