@@ -115,7 +115,10 @@ def _local_top_k(queries, items, excluded, k, num_items):
     def step(best, chunk):
         number, table = chunk
         first = number * width
-        scores = jnp.einsum("qud,tid->quti", queries, table)
+        # Accelerators would round the factors to fewer bits unless told.
+        scores = jnp.einsum(
+            "qud,tid->quti", queries, table, precision=jax.lax.Precision.HIGHEST
+        )
         scores = scores.reshape(rows, width).astype(jnp.float32)
         real = first + jnp.arange(width) < num_items
         scores = jnp.where(real, scores, -jnp.inf)
