@@ -5,9 +5,10 @@ tiles' winners merged; no array of queries x items ever exists. Two rules
 make the result the same to the last digit whatever the block size and the
 number of devices:
 
-- every score comes out of a matrix product of one fixed shape
-  (`TILE_QUERIES` x d x `TILE_ITEMS`), because the rounding of a product
-  depends on its shape;
+- queries and items come in whole tiles of `TILE_QUERIES` and `TILE_ITEMS`
+  rows: kernels round the products of small and odd shapes in ways of their
+  own, and these alike, however many tiles XLA puts into one product (on CPU,
+  where the tests compare bits);
 - ties go to the item with the lower index, in a tile and between tiles.
 """
 
