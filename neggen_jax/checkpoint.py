@@ -145,7 +145,8 @@ class Checkpoints:
                 fix="train first, or name a step that is there",
             )
         args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract),
+            # Tables may have other padding, all zeros, on another mesh.
+            state=ocp.args.StandardRestore(abstract, strict=False),
             meta=ocp.args.JsonRestore(),
         )
         try:
@@ -187,8 +188,8 @@ def _checksum(state: State, meta: dict[str, Any]) -> str:
 def _words(state: State) -> jax.Array:
     """Sums all words, each times an odd number that its place gives it.
 
-    Every flipped bit changes the sum; and the order in which integers are
-    added up does not, so that it is the same on any mesh.
+    Every flipped bit changes the sum; padding with zeros, and the order in
+    which integers are added up, do not: it is the same on any mesh.
     """
     total = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(state):

@@ -76,7 +76,7 @@ def train_and_evaluate(
         results = _results(run, best, progress, directory)
         write_json(finished, results)
         report.plot_run(directory)
-    return results
+    return read_json(finished)
 
 
 @dataclasses.dataclass

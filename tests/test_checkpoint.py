@@ -25,11 +25,12 @@ def make_state(step: int, partition) -> State:
     )
 
 
+def shape(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
 def abstract(partition) -> State:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        make_state(0, partition),
-    )
+    return jax.tree.map(shape, make_state(0, partition))
 
 
 def write(workdir, partition, values: dict[int, float | None], keep=2) -> None:
@@ -61,6 +62,23 @@ def test_what_is_restored_is_what_was_saved(tmp_path, one):
             assert_equal(got, make_state(step, one))
             assert meta == {"best_step": step}
         assert_equal(checkpoints.restore(abstract(one))[0], make_state(5, one))
+
+
+@pytest.mark.parametrize("rows", [61, 62, 72])
+def test_padding_may_differ_between_meshes(tmp_path, one, rows):
+    """Tables of 61 rows are 62 or 72 long on some meshes, with zeros."""
+
+    def padded(size: int) -> State:
+        table = np.zeros((size, 8), np.float32)
+        table[:61] = np.random.default_rng(0).random((61, 8))
+        value = one.put(table, "item", "embed")
+        return State(one.put(np.int32(1)), {"items": value}, (), None)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(padded(62), {"best_step": 1})
+        checkpoints.wait()
+        got, _ = checkpoints.restore(jax.tree.map(shape, padded(rows)))
+    assert_equal(got, padded(rows))
 
 
 def test_restores_onto_another_mesh(tmp_path, one, partition):
@@ -181,7 +199,7 @@ def test_one_flipped_bit_in_the_numbers_is_noticed(tmp_path, one, bit):
     root = tmp_path / "checkpoints" / "1" / "state" / "ocdbt.process_0" / "d"
     path = max(root.iterdir(), key=lambda p: p.stat().st_size)
     data = bytearray(path.read_bytes())
-    assert len(data) > 64 * 16 * 4, "this should be the file of the tables"
+    assert len(data) > 64 * 16 * 3, "this should be the file of a table"
     data[len(data) // 2 + bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
     with (

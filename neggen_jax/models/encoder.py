@@ -83,9 +83,12 @@ class Encoder(nn.Module):
         bound = math.sqrt(6 / (size + dim))
 
         def init(key: jax.Array) -> jax.Array:
-            return jax.random.uniform(
+            table = jax.random.uniform(
                 key, (rows, dim), jnp.float32, -bound, bound
             )
+            # Padding begins, and so stays, at 0: a checkpoint can leave it
+            # out, or add it, on a mesh with other padding.
+            return jnp.where(jnp.arange(rows)[:, None] < size, table, 0.0)
 
         boxed = nn.with_partitioning(init, (axis, "embed"))
         return self.param(name, boxed)
