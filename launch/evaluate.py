@@ -10,6 +10,7 @@ from absl import flags
 from neggen_jax import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of a run that was trained.")
+_DATA = flags.DEFINE_string("data", None, "Where the dataset is now.")
 _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What to rank.")
 
 
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> None:
     del argv
     from neggen_jax import run
 
-    opened, state, step = run.reopen(_WORKDIR.value)
+    opened, state, step = run.reopen(_WORKDIR.value, _DATA.value)
     values, _ = run.evaluate_state(opened, state, _SPLIT.value)
     print(f"{opened.catalog.name}, {_SPLIT.value}, step {step}")
     for name, value in values.items():

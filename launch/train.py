@@ -1,6 +1,6 @@
 """Trains a recommender, or resumes one: the same command does both.
 
-    python launch/train.py --config=configs/lightgcn.py \
+    python launch/train.py --config=configs/baseline.py:lightgcn \
         --config.data.path=DIR --workdir=DIR
 """
 

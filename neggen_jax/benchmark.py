@@ -38,7 +38,7 @@ def measure(spec: str, size: str, epochs: int) -> dict[str, Any]:
     Args:
       spec: config file, with its argument after a colon.
       size: key of `SIZES`.
-      epochs: to train; the first one warms up.
+      epochs: to train; evaluations are timed from the second on.
 
     Returns:
       The "timing" of `results.json`, with "parameters" and "devices".
@@ -80,5 +80,9 @@ def table(rows: dict[str, dict[str, Any]], title: str) -> Any:
     for _, label, _ in COLUMNS:
         out.add_column(label, justify="right")
     for name, row in rows.items():
-        out.add_row(name, *(format(row[key], f) for key, _, f in COLUMNS))
+        cells = (
+            "-" if row[key] is None else format(row[key], form)
+            for key, _, form in COLUMNS
+        )
+        out.add_row(name, *cells)
     return out

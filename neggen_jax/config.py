@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 import runpy
 from collections.abc import Iterable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -95,9 +96,9 @@ RESUMABLE = frozenset(
 )
 
 
-def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     """Dotted keys -> values."""
-    out: dict[str, object] = {}
+    out: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, ConfigDict | dict):

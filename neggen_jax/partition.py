@@ -121,8 +121,17 @@ def make_partition(
       devices: all devices of all processes, by default.
 
     Raises:
-      InputError: if the mesh does not use every device exactly once.
+      InputError: if the mesh does not use every device exactly once, or if
+        there are several processes, which training does not support yet.
     """
+    if jax.process_count() > 1:
+        raise InputError(
+            "Runs over several processes are not supported yet.",
+            where="jax.distributed",
+            expected="1 process",
+            found=jax.process_count(),
+            fix="run one process; it may use all the devices it has",
+        )
     devices = jax.devices() if devices is None else devices
     if data == -1 and model > 0 and len(devices) % model == 0:
         data = len(devices) // model

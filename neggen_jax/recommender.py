@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from neggen_jax.data.inputs import Inputs, Sizes
+from neggen_jax.data.inputs import Inputs, Needs, Sizes, union
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.losses import LOSSES
 from neggen_jax.models import ENCODERS
@@ -41,6 +41,14 @@ class Recommender(nn.Module):
     encoder: Encoder
     sources: Mapping[str, Source]
     losses: Mapping[str, tuple[float, Loss]]
+
+    def needs(self) -> Needs:
+        """What the encoder and the sources read, together."""
+        needs = [
+            self.encoder.needs(),
+            *(s.needs() for s in self.sources.values()),
+        ]
+        return functools.reduce(union, needs)
 
     def encode(self, inputs: Inputs) -> Encoded:
         """Embeds every user and item."""
@@ -71,7 +79,11 @@ class Recommender(nn.Module):
         Returns:
           The total, and every term and metric by name.
         """
-        encoded = self.encoder(inputs)
+        # Rows are gathered from float32 tables, so that gradients of a row
+        # that occurs many times are summed in float32 too.
+        encoded = jax.tree.map(
+            lambda x: x.astype(jnp.float32), self.encoder(inputs)
+        )
         drawn = {
             name: source(encoded, inputs, batch, epoch)
             for name, source in self.sources.items()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from neggen_jax.errors import InputError
 
-# matplotlib and rich are imported where they are used: training must run on
-# accelerator machines that have neither.
+# matplotlib and rich are imported where they are used: they are slow to load,
+# and a trainer needs them only at its end.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def read_results(workdir: Workdir) -> dict[str, Any]:
       InputError: there is none, or it does not hold a JSON object.
     """
     path = Path(workdir) / "results.json"
-    text = _read(path, "launch/evaluate.py")
+    text = _read(path, "launch/train.py")
     try:
         results = json.loads(text)
     except ValueError as error:
@@ -102,7 +102,7 @@ def read_results(workdir: Workdir) -> dict[str, Any]:
             where=path,
             expected="a JSON object",
             found=results,
-            fix="run launch/evaluate.py on the workdir again",
+            fix="take it away and run launch/train.py on the workdir again",
         )
     return results
 

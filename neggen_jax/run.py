@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from neggen_jax import evaluate, optimizer, recommender
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
+from neggen_jax.config import flatten
 from neggen_jax.data import batches, inputs, store
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.partition import Partition, make_partition
@@ -97,7 +98,7 @@ class Run:
             dtype=config.train.dtype,
             decay=config.train.ema,
         )
-        placed = inputs.build(catalog, model.encoder.needs(), partition)
+        placed = inputs.build(catalog, model.needs(), partition)
         return cls(config, catalog, partition, program, stream, placed)
 
     def start(self) -> tuple[State, State]:
@@ -130,8 +131,16 @@ class Run:
         )
 
 
-def reopen(workdir: str | os.PathLike[str]) -> tuple[Run, State, int]:
+def reopen(
+    workdir: str | os.PathLike[str], data: str | None = None
+) -> tuple[Run, State, int]:
     """The run of a workdir with the state of its best step.
+
+    It may have been trained on other devices: all that are here are used.
+
+    Args:
+      workdir: of the run.
+      data: where the dataset is now, if it has moved.
 
     Returns:
       The run, its best state and the step of that state.
@@ -143,6 +152,8 @@ def reopen(workdir: str | os.PathLike[str]) -> tuple[Run, State, int]:
     directory = pathlib.Path(workdir)
     identity = read_identity(directory)
     config = ConfigDict(identity["config"])
+    config.mesh.update(data=-1, model=1)
+    config.data.path = data or config.data.path
     run = Run.make(config)
     if run.catalog.fingerprint != identity["fingerprint"]:
         raise InputError(
@@ -208,6 +219,7 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
         _within(f"train.{key}", 1, 2**31 - 1, train[key])
     _within("evaluate.block_size", 1, 2**31 - 1, config.evaluate.block_size)
     _within("seed", 0, 2**32 - 1, config.seed)
+    _check_parts(config)
     # 1 would never let the average leave the first parameters.
     _within("train.ema", 0, 1 - 1e-9, train.ema)
     shards = partition.shards("batch")
@@ -229,6 +241,38 @@ def _within(key: str, low: float, high: float, *values: float) -> None:
                 expected=f"from {low} to {high}",
                 found=value,
             )
+
+
+# Keys of encoders, sources and losses that only make sense within bounds.
+_BOUNDS = {
+    "dim": (1, 2**31 - 1),
+    "layers": (0, 1000),
+    "item_layers": (0, 1000),
+    "neighbours": (1, 2**31 - 1),
+    "count": (1, 2**31 - 1),
+    "tries": (1, 1000),
+    "exponent": (0.0, 100.0),
+    "temperature": (1e-6, 1e6),
+    "weight": (0.0, 1e30),
+    "learning_rate": (0.0, 1e30),
+    "weight_decay": (0.0, 1e30),
+    "clip_norm": (0.0, 1e30),
+    "warmup_steps": (0, 2**31 - 1),
+}
+
+
+def _check_parts(config: ConfigDict) -> None:
+    for name, value in flatten(config).items():
+        bounds = _BOUNDS.get(name.rpartition(".")[2])
+        if bounds is not None:
+            _within(name, *bounds, value)
+    reserved = {"loss", "gradient_norm", "update_norm"} & set(config.losses)
+    if reserved:
+        raise InputError(
+            f"{min(reserved)!r} cannot name a loss: it is logged already.",
+            where="config.losses",
+            fix="choose another name",
+        )
 
 
 def _one_of(value: str, known: Any, key: str) -> None:

@@ -62,12 +62,17 @@ def train_and_evaluate(
         progress = Meta()
         if checkpoints.latest is not None:
             state, saved = checkpoints.restore(abstract)
-            progress = Meta(**saved)
+            # Timings are those of the process that reports them.
+            progress = Meta(
+                **saved | {"epoch_seconds": [], "evaluation_seconds": []}
+            )
         if not progress.over(config.train):
             # Left by a run that was shorter.
             finished.unlink(missing_ok=True)
             Trainer(run, directory, checkpoints).train(state, progress)
         elif finished.exists():
+            if not (directory / "plots").exists():
+                report.plot_run(directory)
             return read_json(finished)
         _, saved = checkpoints.restore(abstract)
         progress = Meta(**saved)

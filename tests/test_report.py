@@ -139,7 +139,7 @@ def test_a_resumed_log_counts_the_later_value_and_drops_a_cut_line(tmp_path):
 def test_missing_and_broken_files_say_what_to_run(tmp_path):
     workdir = make_run(tmp_path)
     (workdir / "results.json").write_text('{"test": ')
-    with pytest.raises(InputError, match=r"launch/evaluate\.py"):
+    with pytest.raises(InputError, match=r"launch/train\.py"):
         report.read_results(workdir)
     (workdir / "results.json").write_text("[]")
     with pytest.raises(InputError, match="JSON object"):

@@ -34,9 +34,10 @@ _MULTIPLY = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 class Schedule:
     """How steps are grouped into dispatches and epochs.
 
-    An epoch is the least number of steps that covers the train split once.
-    It is cut into dispatches of (nearly) equal length; only the last of an
-    epoch may hold fewer steps than its stack has room for.
+    An epoch is the least number of steps that reads as many interactions as
+    the train split holds. It is cut into dispatches of (nearly) equal length;
+    only the last of an epoch may hold fewer steps than its stack has room
+    for.
 
     Attributes:
       steps_per_epoch: optimiser steps in one epoch.

@@ -67,6 +67,36 @@ class Needs:
     fuse: Mapping[str, float] | None = None
 
 
+def union(one: Needs, other: Needs) -> Needs:
+    """What both need, made once.
+
+    Raises:
+      InputError: if they need different item-item graphs.
+    """
+    graphs = {
+        (need.item_item, tuple(sorted((need.fuse or {}).items())))
+        for need in (one, other)
+        if need.item_item is not None
+    }
+    if len(graphs) > 1:
+        raise InputError(
+            "Two parts of the recommender need different item-item graphs.",
+            found=", ".join(str(graph) for graph, _ in graphs),
+            fix="give them the same neighbours, or use one of them alone",
+        )
+    chosen = one if one.item_item is not None else other
+    reading = [n for n in (one, other) if n.features or n.item_item]
+    every = any(not need.modalities for need in reading)
+    named = {name for need in reading for name in need.modalities}
+    return Needs(
+        user_item=one.user_item or other.user_item,
+        features=one.features or other.features,
+        item_item=chosen.item_item,
+        modalities=() if every else tuple(sorted(named)),
+        fuse=chosen.fuse,
+    )
+
+
 @flax.struct.dataclass
 class Matrix:
     """A feature matrix on the devices; see `standardised`.

@@ -28,7 +28,7 @@ class Encoded:
       users: `[user_rows, d]`.
       items: `[item_rows, d]`.
       views: name -> (users, items), further tables that losses read; "ego"
-        holds the free embeddings that regularisation acts on.
+        holds the embeddings that regularisation acts on.
     """
 
     users: jax.Array
@@ -94,9 +94,9 @@ class Encoder(nn.Module):
         return self.param(name, boxed)
 
 
-def concatenated(inputs: Inputs) -> jax.Array:
-    """Feature matrices of all modalities side by side, `[item_rows, f]`."""
-    names = sorted(inputs.features)
+def concatenated(inputs: Inputs, modalities: tuple[str, ...] = ()) -> jax.Array:
+    """Feature matrices side by side, `[item_rows, f]`; () takes all."""
+    names = sorted(modalities or inputs.features)
     return jnp.concatenate(
         [inputs.features[name].values for name in names], axis=1
     )

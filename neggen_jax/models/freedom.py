@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
+from jax.sharding import NamedSharding, PartitionSpec
 
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.errors import InputError
@@ -37,15 +39,16 @@ def prune(graph: Graph, key: jax.Array, num_edges: int, keep: int) -> Graph:
       keep: edges to keep.
     """
     rows = graph.forward
-    # One number for each edge, wherever the mesh puts it; padding belongs to
-    # no edge and is never drawn.
-    noise = jax.random.gumbel(key, (num_edges,))
-    noise = noise.at[rows.edges].get(mode="fill", fill_value=-jnp.inf)
-    scores = jnp.log(rows.weights) + noise
-    _, drawn = jax.lax.top_k(scores.reshape(-1), keep)
-    kept = (
-        jnp.zeros(num_edges, bool).at[rows.edges.reshape(-1)[drawn]].set(True)
+    # In the order of the edges, and whole on every device: the draw is then
+    # the same on any mesh, and top_k never runs along a sharded axis. Padding
+    # belongs to no edge and is dropped.
+    weights = jnp.zeros(num_edges).at[rows.edges].set(rows.weights, mode="drop")
+    weights = jax.lax.with_sharding_constraint(
+        weights, NamedSharding(graph.mesh, PartitionSpec())
     )
+    scores = jnp.log(weights) + jax.random.gumbel(key, (num_edges,))
+    _, drawn = jax.lax.top_k(scores, keep)
+    kept = jnp.zeros(num_edges, bool).at[drawn].set(True)
     return subset(graph, kept, keep)
 
 
@@ -109,9 +112,14 @@ class FREEDOM(Encoder):
         for _ in range(self.item_layers):
             similar = multiply(inputs.item_item["fused"], similar)
         views = {"ego": ego}
-        for name, matrix in sorted(inputs.features.items()):
-            values = matrix.values
+        for name in sorted(self.modalities or inputs.features):
+            values: Any = inputs.features[name].values
             if self.train_features:
-                values = self.param(f"{name}_features", lambda _, v=values: v)
+                values = self.param(
+                    f"{name}_features",
+                    nn.with_partitioning(
+                        lambda _, v=values: v, ("item", "feature")
+                    ),
+                )
             views[name] = (users, nn.Dense(self.dim, name=name)(values))
         return Encoded(users, items + similar, views)

@@ -54,7 +54,7 @@ class MCI(Encoder):
         """Returns content + side; views hold the two apart."""
         ego = self.user_table(), self.item_table()
         content = propagate(inputs.user_item, *ego, self.layers)
-        weights = self._weights(sorted(inputs.item_item))
+        weights = self._weights(sorted(self.modalities or inputs.item_item))
         side_items = jnp.zeros_like(ego[1])
         for name, weight in weights.items():
             similar = ego[1]

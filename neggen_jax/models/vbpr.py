@@ -36,6 +36,6 @@ class VBPR(Encoder):
             self.dim,
             kernel_init=nn.initializers.xavier_normal(),
             name="projection",
-        )(concatenated(inputs))
+        )(concatenated(inputs, self.modalities))
         items = jnp.concatenate([free, content], axis=1)
         return Encoded(users, items, {"ego": (users, items)})

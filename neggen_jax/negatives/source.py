@@ -12,7 +12,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 
-from neggen_jax.data.inputs import Inputs
+from neggen_jax.data.inputs import Inputs, Needs
 from neggen_jax.models.encoder import Encoded
 
 # users and items: int32 [B]; more columns where sources want them.
@@ -44,6 +44,10 @@ class Source(nn.Module):
     Random numbers come from `self.make_rng("negatives")`; the key is a
     function of the run's seed and the step.
     """
+
+    def needs(self) -> Needs:
+        """What it reads from `Inputs` beside what the encoder does."""
+        return Needs()
 
     def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
         """Adds to `inputs.prepared` what one epoch needs; pure."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from neggen_jax.errors import InputError
 from neggen_jax.partition import Partition
 
 
@@ -32,6 +33,20 @@ class Positives:
     depth: int = flax.struct.field(pytree_node=False)
 
 
+def fits_int32(count: int, what: str) -> None:
+    """Refuses more entries than an int32 offset can point at.
+
+    Raises:
+      InputError: if so.
+    """
+    if count >= 2**31:
+        raise InputError(
+            f"There are too many {what} for one table.",
+            expected="fewer than 2**31 on each shard",
+            found=count,
+        )
+
+
 def make_positives(
     users: np.ndarray,
     items: np.ndarray,
@@ -40,6 +55,7 @@ def make_positives(
     partition: Partition,
 ) -> Positives:
     """Sorts (user, item) pairs into rows."""
+    fits_int32(len(items), "positives")
     order = np.lexsort((items, users))
     degree = np.bincount(users, minlength=num_users)
     indptr = np.concatenate([[0], np.cumsum(degree)]).astype(np.int32)

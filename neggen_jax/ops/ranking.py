@@ -75,14 +75,14 @@ def top_k(
       Scores `[Q, k]`, descending, and int32 items `[Q, k]`. Where fewer than
       k items remain, the score is -inf and the item -1.
     """
-    item_axis = partition.rules["item"]
+    item_axis, batch_axis = partition.rules["item"], partition.rules["batch"]
     shards = partition.shards("item")
 
     def local(queries, items, excluded):
         shard = jax.lax.axis_index(item_axis) if item_axis else 0
         first = shard * items.shape[0]
         rows = queries.shape[0]
-        block = jax.lax.axis_index("data") * rows
+        block = jax.lax.axis_index(batch_axis) * rows if batch_axis else 0
         mine = Excluded(excluded.queries - block, excluded.items - first)
         scores, found = _local_top_k(queries, items, mine, k, num_items - first)
         found = jnp.where(found >= 0, found + first, -1)
@@ -98,8 +98,8 @@ def top_k(
     return jax.shard_map(
         local,
         mesh=partition.mesh,
-        in_specs=(P("data"), P(item_axis), P()),
-        out_specs=(P("data"), P("data")),
+        in_specs=(P(batch_axis), P(item_axis), P()),
+        out_specs=(P(batch_axis), P(batch_axis)),
         check_vma=False,
     )(queries, items, excluded)
 

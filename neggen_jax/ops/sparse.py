@@ -24,6 +24,7 @@ from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from neggen_jax.ops.positives import fits_int32
 from neggen_jax.partition import Partition
 
 # Built on the host, used on the devices.
@@ -115,6 +116,7 @@ def _compress(
     order = np.lexsort((columns, rows))
     counts = np.bincount(rows, minlength=height).reshape(shards, local)
     width = max(1, int(counts.sum(axis=1).max()))
+    fits_int32(width, "edges")
     indptr = np.zeros((shards, local + 1), np.int32)
     np.cumsum(counts, axis=1, out=indptr[:, 1:])
     out = Rows(
