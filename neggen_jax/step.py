@@ -31,12 +31,15 @@ class State:
       step: int32 scalar, steps done.
       params: of the recommender.
       opt_state: of the optimiser.
+      variables: what sources of negatives keep beside parameters (a bank,
+        running statistics), by Flax collection.
       average: running average of `params`, or None where none is kept.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    variables: Any
     average: Any
 
     @property
@@ -91,16 +94,18 @@ class Program:
         """The state of step 0, with axes named where modules named them."""
         params_key, draw_key = jax.random.split(self.key(0))
         inputs = self.recommender.prepare(inputs, self.key(1))
-        params = self.recommender.init(
+        variables = self.recommender.init(
             {"params": params_key, "negatives": draw_key},
             inputs,
             batch,
             jnp.zeros(()),
-        )["params"]
+        )
+        params = variables.pop("params")
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self.optimizer.init(params),
+            variables=variables,
             average=params if self.decay else None,
         )
 
@@ -146,15 +151,17 @@ class Program:
         draw_key = jax.random.fold_in(self.key(2), state.step)
 
         def loss(params):
-            return self.recommender.apply(
-                {"params": self._cast(params)},
+            (total, terms), variables = self.recommender.apply(
+                {"params": self._cast(params), **state.variables},
                 inputs,
                 batch,
                 epoch,
                 rngs={"negatives": draw_key},
+                mutable=list(state.variables),
             )
+            return total, (terms, variables)
 
-        grads, terms = jax.grad(loss, has_aux=True)(state.params)
+        grads, (terms, variables) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = self.optimizer.update(
             grads, state.opt_state, state.params
         )
@@ -164,7 +171,8 @@ class Program:
             average = optax.incremental_update(params, average, 1 - self.decay)
         terms["gradient_norm"] = optax.tree.norm(grads)
         terms["update_norm"] = optax.tree.norm(updates)
-        return State(state.step + 1, params, opt_state, average), terms
+        after = State(state.step + 1, params, opt_state, variables, average)
+        return after, terms
 
     def dispatch(
         self, state: State, inputs: Inputs, stack: Stack, count: jax.Array

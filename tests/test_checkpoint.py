@@ -21,6 +21,7 @@ def make_state(step: int, partition) -> State:
         step=partition.put(np.int32(step)),
         params={"items": table},
         opt_state=({"mu": table * 2},),
+        variables={"bank": {"vectors": table + 1}},
         average=None,
     )
 
@@ -72,7 +73,7 @@ def test_padding_may_differ_between_meshes(tmp_path, one, rows):
         table = np.zeros((size, 8), np.float32)
         table[:61] = np.random.default_rng(0).random((61, 8))
         value = one.put(table, "item", "embed")
-        return State(one.put(np.int32(1)), {"items": value}, (), None)
+        return State(one.put(np.int32(1)), {"items": value}, (), {}, None)
 
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(padded(62), {"best_step": 1})

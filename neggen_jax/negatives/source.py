@@ -42,7 +42,9 @@ class Source(nn.Module):
     """Base of all sources.
 
     Random numbers come from `self.make_rng("negatives")`; the key is a
-    function of the run's seed and the step.
+    function of the run's seed and the step. What must last from step to step
+    beside parameters is a `self.variable` of a collection of its own: it is
+    carried, checkpointed and restored with the rest.
     """
 
     def needs(self) -> Needs:
