@@ -80,7 +80,7 @@ class Checkpoints:
         except Exception as error:
             # Only if nothing has gone wrong before, and said so.
             if kind is None:
-                raise _unwritable(self.directory, error) from error
+                raise _unwritable(self.directory, _first_line(error)) from error
 
     @property
     def latest(self) -> int | None:
@@ -106,11 +106,22 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal)
         )
+        # The one before has to be on disk to know how much room is left.
+        self.wait()
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         self._keep.best = meta["best_step"]
         try:
             self._manager.save(step, args=args)
         except Exception as error:
-            raise _unwritable(self.directory, error) from error
+            raise _unwritable(self.directory, _first_line(error)) from error
+
+    def _check_room(self, needed: int) -> None:
+        """Refuses before anything is half written, where that can be known."""
+        needed += needed // 10 + 2**18  # metadata, and whole blocks
+        if shutil.disk_usage(self.directory).free < needed:
+            raise _unwritable(
+                self.directory, f"{needed / 2**20:.1f} MiB are needed"
+            )
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -121,7 +132,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise _unwritable(self.directory, error) from error
+            raise _unwritable(self.directory, _first_line(error)) from error
 
     def restore(
         self, abstract: State, step: int | None = None
@@ -207,12 +218,12 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0][:200]
 
 
-def _unwritable(directory: pathlib.Path, error: Exception) -> InputError:
+def _unwritable(directory: pathlib.Path, found: object) -> InputError:
     free = shutil.disk_usage(directory).free if directory.exists() else 0
     return InputError(
         "A checkpoint could not be written; the ones before it are intact.",
         where=directory,
-        found=f"{_first_line(error)} ({free / 2**20:.0f} MiB free)",
+        found=f"{found}, {free / 2**20:.1f} MiB are free",
         fix="make room, then run the same command again to resume",
     )
 

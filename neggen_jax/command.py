@@ -31,8 +31,9 @@ def _parse(argv: list[str]) -> list[str]:
         raise _explained(argv, error) from error
     verbosity = flags.FLAGS["verbosity"]
     if verbosity.using_default_value:
-        # Otherwise Orbax narrates every checkpoint at length.
-        verbosity.value = logging.ERROR
+        # Otherwise Orbax narrates every checkpoint at length; what goes
+        # wrong there is an error of ours.
+        verbosity.value = logging.FATAL
         verbosity.using_default_value = False
     return rest
 

@@ -172,8 +172,10 @@ class Log:
     def close(self) -> None:
         """Puts everything on disk."""
         with writing(self._path.parent):
-            self._file.close()
-            self._board.close()
+            try:
+                self._file.close()
+            finally:
+                self._board.close()
 
 
 def _lines(path: pathlib.Path) -> list[tuple[int, str]]:

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+from collections.abc import Iterator
 
 # Before anything imports jax.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -99,6 +101,20 @@ def make_catalog(seed: int = 0) -> Catalog:
         for split, (u, i) in columns.items()
     }
     return Catalog("tiny", USERS, ITEMS, splits, features).validate()
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file system of 4 MiB."""
+    path = tmp_path / "small_disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"only root can mount a small disk: {error}")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @pytest.fixture(scope="session")

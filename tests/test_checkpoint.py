@@ -1,16 +1,31 @@
 """Checkpoints: the latest and the best survive, whole, or say what is wrong."""
 
+import gc
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from training import digests
+from training import digests, fill
 
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
 from neggen_jax.step import State
+
+# Orbax leaves coroutines behind when a file cannot be read.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """So that the mark above is still there when they are thrown away."""
+    yield
+    gc.collect()
 
 
 def make_state(step: int, partition) -> State:
@@ -162,7 +177,6 @@ def files_of(workdir: pathlib.Path, step: int) -> list[str]:
     )
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_damage_goes_unnoticed(tmp_path, one):
     """Any file cut short, flipped or removed: one error, or no difference."""
     origin, workdir = tmp_path / "origin", tmp_path / "workdir"
@@ -212,7 +226,59 @@ def test_one_flipped_bit_in_the_numbers_is_noticed(tmp_path, one, bit):
     assert "from the start" in caught.value.fix
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_is_told_before_anything_is_half_written(small_disk, one):
+    with Checkpoints(small_disk) as checkpoints:
+        checkpoints.save(make_state(1, one), {"best_step": 1})
+        checkpoints.wait()
+        filler = fill(small_disk, leave=100_000)
+        before = digests(small_disk)
+        with pytest.raises(InputError, match="make room") as caught:
+            checkpoints.save(make_state(2, one), {"best_step": 1})
+        assert "0.3 MiB are needed, 0.1 MiB are free" in caught.value.found
+        assert digests(small_disk) == before
+        filler.unlink()
+        checkpoints.save(make_state(2, one), {"best_step": 1})
+        checkpoints.wait()
+        for step in (1, 2):
+            got, _ = checkpoints.restore(abstract(one), step)
+            assert_equal(got, make_state(step, one))
+
+
+LIMITED = """
+import pathlib, resource, sys
+sys.path[:0] = sys.argv[2:]
+import conftest, test_checkpoint as test
+from neggen_jax.checkpoint import Checkpoints
+from neggen_jax.errors import reported
+one = conftest.on_mesh(1, 1)
+with reported(), Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(test.make_state(1, one), {"best_step": 1})
+    checkpoints.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    checkpoints.save(test.make_state(2, one), {"best_step": 1})
+    checkpoints.wait()
+"""
+
+
+def test_what_a_disk_refuses_while_it_is_written_is_told(tmp_path, one):
+    """A limit on the size of files stands for a quota, or a full disk."""
+    tests = pathlib.Path(__file__).parent
+    paths = [str(tmp_path), str(tests), str(tests.parent)]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *paths], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    _, _, message = done.stderr.partition("error: ")
+    assert message.startswith("A checkpoint could not be written")
+    assert "make room" in message
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+        got, _ = checkpoints.restore(abstract(one))
+        assert_equal(got, make_state(1, one))
+        checkpoints.save(make_state(2, one), {"best_step": 1})
+    assert steps(tmp_path) == [1, 2]
+
+
 def test_refuses_a_checkpoint_of_another_model(tmp_path, one):
     write(tmp_path, one, {1: 0.1})
     other = abstract(one)

@@ -1,5 +1,6 @@
 """The training loop: what a run leaves, and how it goes on."""
 
+import gc
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_catalog
-from training import digests, make_config, numbers
+from training import digests, fill, make_config, numbers
 
 from neggen_jax import run as runs
 from neggen_jax.checkpoint import Checkpoints
@@ -211,6 +212,8 @@ def test_a_damaged_checkpoint_is_told_and_left_alone(copy):
     after = digests(copy)
     assert after.keys() == before.keys()
     assert {k for k in after if after[k] != before[k]} <= {"run.json"}
+    del caught
+    gc.collect()  # what Orbax leaves behind, while the mark is there
 
 
 def test_goes_on_from_the_one_before_as_the_error_says(copy, three):
@@ -218,6 +221,20 @@ def test_goes_on_from_the_one_before_as_the_error_says(copy, three):
     results = train(copy, train__epochs=3)
     assert untimed(results) == untimed(three[1])
     assert log(copy) == log(three[0])
+
+
+def test_a_full_disk_stops_a_run_that_room_lets_go_on(small_disk, two, three):
+    workdir = shutil.copytree(two[0], small_disk / "run")
+    filler = fill(small_disk, leave=200_000)
+    before = digests(workdir / "checkpoints")
+    with pytest.raises(InputError, match="could not be written") as caught:
+        train(workdir, train__epochs=3)
+    assert "make room" in caught.value.fix
+    assert digests(workdir / "checkpoints") == before
+    filler.unlink()
+    results = train(workdir, train__epochs=3)
+    assert untimed(results) == untimed(three[1])
+    assert log(workdir) == log(three[0])
 
 
 def test_stops_when_valid_stops_improving(tmp_path):

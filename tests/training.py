@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -97,6 +98,13 @@ def numbers(tree: Any) -> dict[str, np.ndarray]:
         jax.tree_util.keystr(path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def fill(disk: pathlib.Path, leave: int) -> pathlib.Path:
+    """Fills a disk but for some bytes; returns the file that does."""
+    path = disk / "filler"
+    path.write_bytes(bytes(shutil.disk_usage(disk).free - leave))
+    return path
 
 
 def digests(directory: pathlib.Path) -> dict[str, str]:
