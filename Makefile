@@ -27,6 +27,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.env: requirements.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing, which takes some minutes ..."
 	$(PIP) install --quiet --requirement requirements.txt
 	$(PIP) install --quiet --no-deps --editable .
 	touch $@

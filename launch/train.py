@@ -18,7 +18,14 @@ def main(argv: list[str]) -> None:
     del argv
     from neggen_jax.train import train_and_evaluate
 
-    train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    config = _CONFIG.value
+    results = train_and_evaluate(config, _WORKDIR.value)
+    metric = config.train.metric
+    print(
+        f"best epoch {results['epoch']:.0f} of {results['epochs_trained']}; "
+        f"test {metric} {results['test'][metric]:.4f}; "
+        f"everything is in {_WORKDIR.value}"
+    )
 
 
 if __name__ == "__main__":

@@ -40,8 +40,10 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._quiet:
             return self
-        if self._start:
-            print(f"{self._title}: resuming at epoch {self._start}")
+        begun = (
+            f"resuming at epoch {self._start}" if self._start else "starting"
+        )
+        print(f"{self._title}: {begun}, compiling first", flush=True)
         if sys.stderr.isatty():
             self._bar = self._make_bar()
             self._task = self._bar.add_task(

@@ -152,11 +152,18 @@ def test_fuse_adds_with_weights_that_sum_to_one():
     assert len(fused.weights) == 4
 
 
-def test_fuse_wants_a_weight_for_each_graph():
-    edges = graphs.Edges(np.zeros((2, 1), int), np.ones(1))
-    with pytest.raises(InputError, match="item graph of image") as error:
-        graphs.fuse({"text": edges, "image": edges}, {"text": 1.0})
-    assert error.value.where == "encoder.graph_weights"
+def test_shares_sum_to_one_and_the_unnamed_get_the_mean():
+    names = ("text", "image", "sound")
+    assert graphs.shares(names, {"text": 3, "image": 1}) == {
+        "text": 0.5,
+        "image": 1 / 6,
+        "sound": 1 / 3,
+    }
+    assert graphs.shares(("text",), {"text": 9, "image": 1}) == {"text": 1}
+    assert graphs.shares(("a", "b"), {}) == {"a": 0.5, "b": 0.5}
+    for bad in ({"text": 0.0}, {"text": -1.0, "image": 3.0}):
+        with pytest.raises(InputError, match="no sensible weights"):
+            graphs.shares(("text", "image"), bad)
 
 
 def test_place_lays_out_on_every_mesh(partition):

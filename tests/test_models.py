@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import MESHES, on_mesh
+from flax.core import FrozenDict
 from scipy import stats
 
 from neggen_jax import losses
@@ -336,15 +337,21 @@ def test_mci_with_one_modality_gives_it_all_the_weight(catalog, one):
     np.testing.assert_allclose(encoded.items, items, rtol=0, atol=2e-6)
 
 
-def test_a_modality_without_a_weight_is_refused(catalog, one):
+def test_a_modality_without_a_weight_weighs_as_the_others_do(catalog, one):
     size = sizes(catalog, one)
-    module = MCI(size, DIM, modality_weights={"text": 1.0})
-    inputs = build(catalog, module.needs(), one)
-    with pytest.raises(InputError, match="modality 'image'"):
-        jax.eval_shape(module.init, jax.random.key(0), inputs)
-    module = FREEDOM(size, DIM, graph_weights={"text": 1.0})
-    with pytest.raises(InputError, match="item graph of image"):
-        build(catalog, module.needs(), one)
+    for make_one in (
+        lambda given: MCI(size, DIM, modality_weights=given),
+        lambda given: FREEDOM(size, DIM, graph_weights=given),
+    ):
+        encoded = []
+        for given in ({"text": 2.0}, {"text": 0.5, "image": 0.5}):
+            module = make_one(FrozenDict(given))
+            inputs = build(catalog, module.needs(), one)
+            params = module.init(jax.random.key(0), inputs)
+            encoded.append(module.apply(params, inputs))
+        np.testing.assert_allclose(
+            encoded[0].items, encoded[1].items, rtol=0, atol=1e-7
+        )
 
 
 def test_a_catalogue_without_features_is_refused(catalog, one):

@@ -180,7 +180,7 @@ def test_bazaar_with_vectors(tmp_path, capsys):
         "300",
         f"{total:,}",
         f"{total / 60_000:.4%}",
-        "64 by bazaar-direct; 0 items without",
+        "64 dimensions by bazaar-direct; 0 items without",
         catalog.fingerprint,
         str(tmp_path / "data"),
     ):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import jax
@@ -147,24 +147,45 @@ def _search(
     return np.concatenate(scores), np.concatenate(found)
 
 
-def fuse(graphs: Mapping[str, Edges], weights: Mapping[str, float]) -> Edges:
-    """Adds item-item graphs up, with weights that are scaled to sum to 1.
+def shares(
+    modalities: Iterable[str], weights: Mapping[str, float]
+) -> dict[str, float]:
+    """Each modality's share of the whole.
+
+    Args:
+      modalities: those that the dataset has.
+      weights: modality -> weight; one that is not named weighs as much as
+        the named ones do on average.
+
+    Returns:
+      The weights of `modalities`, scaled to sum to 1.
 
     Raises:
-      InputError: if a graph has no weight.
+      InputError: if a weight is negative, or all are zero.
     """
-    missing = sorted(set(graphs) - set(weights))
-    if missing:
+    usual = sum(weights.values()) / len(weights) if weights else 1.0
+    chosen = {name: weights.get(name, usual) for name in modalities}
+    total = sum(chosen.values())
+    if min(chosen.values()) < 0 or total <= 0:
         raise InputError(
-            f"No weight for the item graph of {', '.join(missing)}.",
-            where="encoder.graph_weights",
-            found=dict(weights),
-            fix="give each modality of the dataset a weight",
+            "The modalities have no sensible weights.",
+            where="config.encoder",
+            expected="none below zero, and one above",
+            found=chosen,
         )
-    total = sum(weights[name] for name in graphs)
+    return {name: weight / total for name, weight in chosen.items()}
+
+
+def fuse(graphs: Mapping[str, Edges], weights: Mapping[str, float]) -> Edges:
+    """Adds item-item graphs up, weighted by `shares`.
+
+    Raises:
+      InputError: see `shares`.
+    """
+    share = shares(graphs, weights)
     ends = np.concatenate([graphs[name].ends for name in graphs], axis=1)
     values = np.concatenate(
-        [graphs[name].weights * (weights[name] / total) for name in graphs]
+        [graphs[name].weights * share[name] for name in graphs]
     )
     unique, index = np.unique(ends, axis=1, return_inverse=True)
     return Edges(unique, np.bincount(index.reshape(-1), values))

@@ -96,5 +96,5 @@ def unreadable(
         where=f"first: {paths[first]}, item {names[first]}",
         expected="a complete file of an image format that Pillow decodes",
         found=problems[first],
-        fix='replace the files, or pass bad_images="absent" to leave them out',
+        fix="replace the files, or pass --bad_images=absent to go on without",
     )

@@ -170,7 +170,7 @@ def _parse(line: bytes, number: int, start: int, path: Path) -> dict[str, Any]:
             "An item does not stand on the line of its itemID.",
             where=where,
             expected=f"itemID {number}",
-            found=f"itemID {item['itemID']}",
+            found=f"itemID {item['itemID']!r}",
             fix="sort the lines by itemID; leave none out",
         )
     attributes = item.get("attributes") or {}

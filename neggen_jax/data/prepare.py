@@ -117,7 +117,8 @@ def summarise(catalog: Catalog, directory: str | os.PathLike[str]) -> None:
         absent = catalog.num_items - int(matrix.present.sum())
         encoder = matrix.manifest.get("encoder", "unknown")
         table.add_row(
-            modality, f"{matrix.dim} by {encoder}; {absent:,} items without"
+            modality,
+            f"{matrix.dim} dimensions by {encoder}; {absent:,} items without",
         )
     if not catalog.features:
         table.add_row("modalities", "none")

@@ -60,7 +60,8 @@ class FREEDOM(Encoder):
       item_layers: propagation steps on the item-item graph.
       neighbours: nearest items kept for each item, itself included.
       dropout: share of the user-item edges left out of each epoch.
-      graph_weights: modality -> weight of its item-item graph.
+      graph_weights: modality -> weight of its item-item graph; see
+        `data.graphs.shares`.
       modalities: which ones to read; () reads all.
       train_features: also learn the raw features, as the authors' code does.
     """

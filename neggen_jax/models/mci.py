@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from neggen_jax.data.graphs import shares
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
-from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.models.lightgcn import propagate
 from neggen_jax.ops.sparse import multiply
@@ -28,8 +28,7 @@ class MCI(Encoder):
       layers: propagation steps on the user-item graph.
       item_layers: propagation steps on each item-item graph.
       neighbours: nearest items kept for each item, itself included.
-      modality_weights: modality -> weight of its side view; scaled to sum to
-        1 over the modalities that the dataset has.
+      modality_weights: modality -> weight of its side view; see `shares`.
       side_scale: factor on the side view; the authors' code uses 1/3.
       modalities: which ones to read; () reads all.
     """
@@ -54,7 +53,8 @@ class MCI(Encoder):
         """Returns content + side; views hold the two apart."""
         ego = self.user_table(), self.item_table()
         content = propagate(inputs.user_item, *ego, self.layers)
-        weights = self._weights(sorted(self.modalities or inputs.item_item))
+        names = sorted(self.modalities or inputs.item_item)
+        weights = shares(names, self.modality_weights)
         side_items = jnp.zeros_like(ego[1])
         for name, weight in weights.items():
             similar = ego[1]
@@ -69,15 +69,3 @@ class MCI(Encoder):
             content[1] + side[1],
             {"ego": ego, "content": content, "side": side},
         )
-
-    def _weights(self, names: list[str]) -> dict[str, float]:
-        missing = [name for name in names if name not in self.modality_weights]
-        if missing:
-            raise InputError(
-                f"No weight for the modality {missing[0]!r}.",
-                where="encoder.modality_weights",
-                expected=f"a weight for each of {', '.join(names)}",
-                found=dict(self.modality_weights),
-            )
-        total = sum(self.modality_weights[name] for name in names)
-        return {name: self.modality_weights[name] / total for name in names}
