@@ -40,10 +40,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._quiet:
             return self
-        begun = (
-            f"resuming at epoch {self._start}" if self._start else "starting"
-        )
-        print(f"{self._title}: {begun}, compiling first", flush=True)
+        begun = f"going on from epoch {self._start}" if self._start else "new"
+        print(f"{self._title}: {begun}; compiling first", flush=True)
         if sys.stderr.isatty():
             self._bar = self._make_bar()
             self._task = self._bar.add_task(
