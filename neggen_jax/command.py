@@ -26,8 +26,8 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             # A config file that could not be read says so when it is used.
-            getattr(flags.FLAGS.config, "seed", None)
-    except (flags.Error, AttributeError, KeyError, OSError) as error:
+            flags.FLAGS.config.lock()
+    except Exception as error:
         raise _explained(argv, error) from error
     verbosity = flags.FLAGS["verbosity"]
     if verbosity.using_default_value:

@@ -151,10 +151,16 @@ def load(spec: str) -> ConfigDict:
     file, _, argument = spec.partition(":")
     if not pathlib.Path(file).is_file():
         raise InputError("There is no such config file.", where=file)
-    module = runpy.run_path(file)
-    if "get_config" not in module:
+    try:
+        get_config = runpy.run_path(file)["get_config"]
+        config = get_config(*([argument] if argument else []))
+        return config.lock()
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(
-            "The config file does not define get_config.", where=file
-        )
-    config = module["get_config"](*([argument] if argument else []))
-    return config.lock()
+            "The config file does not give a config.",
+            where=file,
+            expected="a function get_config that returns one",
+            found=f"{type(error).__name__}: {error}",
+        ) from error

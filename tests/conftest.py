@@ -103,6 +103,23 @@ def make_catalog(seed: int = 0) -> Catalog:
     return Catalog("tiny", USERS, ITEMS, splits, features).validate()
 
 
+@pytest.fixture(scope="session")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The dataset directory of a small bazaar; not to be changed."""
+    from neggen_jax.data import store
+    from neggen_jax.data.bazaar import Bazaar, make
+
+    small = Bazaar(
+        num_users=300,
+        num_items=150,
+        interactions_per_user=9.0,
+        features="direct",
+    )
+    directory = tmp_path_factory.mktemp("bazaar") / "data"
+    store.save(make(small)[0], directory, source={})
+    return directory
+
+
 @pytest.fixture
 def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file system of 4 MiB."""

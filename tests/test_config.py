@@ -57,7 +57,7 @@ def test_files_that_are_no_config_are_refused(tmp_path):
         load(str(tmp_path / "none.py"))
     empty = tmp_path / "empty.py"
     empty.write_text("config = 1\n")
-    with pytest.raises(InputError, match="does not define get_config"):
+    with pytest.raises(InputError, match="does not give a config"):
         load(str(empty))
 
 

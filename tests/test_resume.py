@@ -23,7 +23,6 @@ from training import numbers
 from neggen_jax import config as configs
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.data import store
-from neggen_jax.data.bazaar import Bazaar, make
 from neggen_jax.run import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -46,16 +45,6 @@ RUNS = {
         "--config.encoder.dim=16",
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A small bazaar on disk."""
-    small = dict(num_users=300, num_items=150, interactions_per_user=9.0)
-    catalog, _ = make(Bazaar(**small, features="direct"))
-    directory = tmp_path_factory.mktemp("bazaar") / "data"
-    store.save(catalog, directory, source={})
-    return directory
 
 
 def start(name, data, workdir, **flags):
@@ -126,14 +115,14 @@ def kill(process, workdir, moment, rng) -> bool:
 
 
 @pytest.fixture(scope="module")
-def peaceful(data, tmp_path_factory):
+def peaceful(bazaar, tmp_path_factory):
     """Runs that nothing interrupts, by name; they go on beside the others."""
     begun = {}
 
     def get(name):
         if name not in begun:
             workdir = tmp_path_factory.mktemp("peaceful") / name
-            begun[name] = start(name, data, workdir), workdir
+            begun[name] = start(name, bazaar, workdir), workdir
         return begun[name]
 
     return get
@@ -203,15 +192,15 @@ def torment(name, data, peaceful, workdir, moments, seed) -> int:
     [("freedom", ("late", "saving")), ("lightgcn", ("saving",))],
 )
 def test_killed_runs_end_as_if_nothing_had_been(
-    name, moments, data, peaceful, tmp_path
+    name, moments, bazaar, peaceful, tmp_path
 ):
-    killed = torment(name, data, peaceful, tmp_path / "run", moments, 1)
+    killed = torment(name, bazaar, peaceful, tmp_path / "run", moments, 1)
     assert killed, "the run was over before it could be killed"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_again_and_again(name, seed, data, peaceful, tmp_path):
+def test_killed_again_and_again(name, seed, bazaar, peaceful, tmp_path):
     moments = ("early", "late", "saving", "early", "late", "saving")
-    assert torment(name, data, peaceful, tmp_path / "run", moments, seed) > 1
+    assert torment(name, bazaar, peaceful, tmp_path / "run", moments, seed) > 1
