@@ -76,7 +76,7 @@ def table(rows: dict[str, dict[str, Any]], title: str) -> Any:
     from rich.table import Table
 
     out = Table(title=title)
-    out.add_column("experiment")
+    out.add_column("experiment", overflow="fold")
     for _, label, _ in COLUMNS:
         out.add_column(label, justify="right")
     for name, row in rows.items():
@@ -84,5 +84,5 @@ def table(rows: dict[str, dict[str, Any]], title: str) -> Any:
             "-" if row[key] is None else format(row[key], form)
             for key, _, form in COLUMNS
         )
-        out.add_row(name, *cells)
+        out.add_row(name.removeprefix("configs/").replace(".py", ""), *cells)
     return out
