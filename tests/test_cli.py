@@ -211,7 +211,7 @@ def test_the_benchmark_prints_its_table(tmp_path):
         "peak_memory_mib",
     ):
         assert row[name] > 0
-    assert "configs/baseline.py:mf" in done.stdout
+    assert "baseline:mf" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "benchmark"])
