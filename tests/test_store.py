@@ -414,7 +414,7 @@ def large_catalog(part: str) -> Catalog:
         texts = ["word " * 10_000] * ITEMS
         items = dataclasses.replace(catalog.records, texts=texts)
         return dataclasses.replace(catalog, records=items)
-    column = np.zeros(100_000, np.int32)
+    column = np.zeros(200_000, np.int32)
     splits = {**catalog.splits, "train": Interactions(column, column)}
     return dataclasses.replace(catalog, splits=splits)
 
@@ -432,21 +432,6 @@ def test_a_file_too_large(directory, part):
         store.save(large_catalog(part), directory, source={}, overwrite=True)
     assert contents(directory) == before
     assert [p.name for p in directory.parent.iterdir()] == ["data"]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of half a megabyte."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=512k", "tmpfs", str(path)]
-    command = ["mount", *options]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small file system takes root")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.mark.parametrize("part", PARTS)
