@@ -105,7 +105,7 @@ def test_bad_images_are_counted_and_the_first_is_named(shop, tmp_path, how):
     assert str(tmp_path / "05.jpg") in message
     assert "id5" in message
     assert "BytesIO" not in message
-    assert 'bad_images="absent"' in caught.value.fix
+    assert "--bad_images=absent" in caught.value.fix
     assert caught.value.found
 
     features = quick(records, "image", "pixels", bad_images="absent")
