@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 
+import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from training import digests, fill
 
+from neggen_jax import checkpoint
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
 from neggen_jax.step import State
@@ -222,8 +226,45 @@ def test_one_flipped_bit_in_the_numbers_is_noticed(tmp_path, one, bit):
         pytest.raises(InputError, match="cannot be read") as caught,
     ):
         checkpoints.restore(abstract(one))
-    assert "checksum" in caught.value.found
     assert "from the start" in caught.value.fix
+
+
+def test_numbers_of_another_checkpoint_are_noticed(tmp_path, one):
+    """Every file is whole, only not the one that belongs there."""
+    write(tmp_path, one, {1: 0.1, 2: 0.2})
+    root = tmp_path / "checkpoints"
+    shutil.rmtree(root / "2" / "state")
+    shutil.copytree(root / "1" / "state", root / "2" / "state")
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match="contradict their checksum"),
+    ):
+        checkpoints.restore(abstract(one))
+
+
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(
+    row=st.integers(0, 60),
+    column=st.integers(0, 7),
+    bit=st.integers(0, 31),
+    padding=st.integers(1, 5),
+)
+def test_the_checksum_sees_each_bit_and_no_padding(row, column, bit, padding):
+    values = np.random.default_rng(0).random((61, 8), np.float32)
+    flipped, swapped = values.copy(), values.copy()
+    flipped.view(np.uint32)[row, column] ^= np.uint32(1) << np.uint32(bit)
+    swapped[[row, row - 1]] = values[[row - 1, row]]
+    wider = np.pad(values, ((0, padding), (0, 0)))
+
+    def checksum(table: np.ndarray, meta: str = "") -> str:
+        params = {"a": jnp.asarray(table), "b": jnp.ones(3)}
+        state = State(jnp.int32(7), params, (), {}, None)
+        return checkpoint._checksum(state, {"meta": meta})
+
+    right = checksum(values)
+    assert checksum(wider) == right
+    others = {checksum(flipped), checksum(swapped), checksum(values, "x")}
+    assert len(others - {right}) == 3
 
 
 def test_a_full_disk_is_told_before_anything_is_half_written(small_disk, one):
