@@ -21,7 +21,7 @@ from neggen_jax.losses import LOSSES
 from neggen_jax.models import ENCODERS
 from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.negatives import SOURCES
-from neggen_jax.negatives.source import Batch, Source
+from neggen_jax.negatives.source import Batch, Clock, Source
 
 Loss = Callable[..., jax.Array]
 
@@ -67,14 +67,14 @@ class Recommender(nn.Module):
         return inputs
 
     def __call__(
-        self, inputs: Inputs, batch: Batch, epoch: jax.Array
+        self, inputs: Inputs, batch: Batch, clock: Clock
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss of one batch.
 
         Args:
           inputs: as prepared for the epoch.
           batch: positive pairs, int32 `[B]` each.
-          epoch: float32 scalar, epochs done so far.
+          clock: how far the run is.
 
         Returns:
           The total, and every term and metric by name.
@@ -85,7 +85,7 @@ class Recommender(nn.Module):
             lambda x: x.astype(jnp.float32), self.encoder(inputs)
         )
         drawn = {
-            name: source(encoded, inputs, batch, epoch)
+            name: source(encoded, inputs, batch, clock)
             for name, source in self.sources.items()
         }
         total, terms = jnp.zeros(()), {}

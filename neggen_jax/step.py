@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from neggen_jax.data.inputs import Inputs
+from neggen_jax.negatives.source import Clock
 from neggen_jax.partition import Partition
 from neggen_jax.recommender import Recommender
 
@@ -74,6 +75,7 @@ class Program:
       partition: where.
       seed: of everything random.
       steps_per_epoch: for schedules that count epochs.
+      epochs: of the whole run, for schedules that stretch over it.
       dtype: of activations; parameters and losses stay float32.
       decay: of the running average; 0 keeps none.
     """
@@ -83,12 +85,18 @@ class Program:
     partition: Partition
     seed: int
     steps_per_epoch: int
+    epochs: int
     dtype: str = "float32"
     decay: float = 0.0
 
     def key(self, purpose: int) -> jax.Array:
         """An independent key for each purpose."""
         return jax.random.fold_in(jax.random.key(self.seed), purpose)
+
+    def clock(self, step: jax.Array) -> Clock:
+        """How far the run is after `step` steps."""
+        epoch = step / self.steps_per_epoch
+        return Clock(step, epoch, epoch / self.epochs)
 
     def init(self, inputs: Inputs, batch: Stack) -> State:
         """The state of step 0, with axes named where modules named them."""
@@ -98,7 +106,7 @@ class Program:
             {"params": params_key, "negatives": draw_key},
             inputs,
             batch,
-            jnp.zeros(()),
+            self.clock(jnp.zeros((), jnp.int32)),
         )
         params = variables.pop("params")
         return State(
@@ -147,7 +155,7 @@ class Program:
         self, state: State, inputs: Inputs, batch: Stack
     ) -> tuple[State, Terms]:
         """One optimiser step on one batch."""
-        epoch = state.step / self.steps_per_epoch
+        clock = self.clock(state.step)
         draw_key = jax.random.fold_in(self.key(2), state.step)
 
         def loss(params):
@@ -155,7 +163,7 @@ class Program:
                 {"params": self._cast(params), **state.variables},
                 inputs,
                 batch,
-                epoch,
+                clock,
                 rngs={"negatives": draw_key},
                 mutable=list(state.variables),
             )

@@ -221,7 +221,12 @@ class Trainer:
             )
         schedule = self.run.stream.schedule
         step = schedule.start(dispatch) + schedule.count(dispatch)
-        values = {f"train/{k}": float(v) for k, v in said.means.items()}
+        values = {
+            f"train/{k}": float(v)
+            for k, v in said.means.items()
+            # Of a metric: there was nothing to measure.
+            if np.isfinite(v)
+        }
         values["epoch"] = step / schedule.steps_per_epoch
         self._log.write(step, values)
 

@@ -13,7 +13,7 @@ from neggen_jax.config import base
 from neggen_jax.data.inputs import Needs, build, sizes
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.negatives.source import Negatives, Source
+from neggen_jax.negatives.source import Clock, Negatives, Source
 from neggen_jax.recommender import Recommender
 
 
@@ -37,7 +37,7 @@ class Noisy(Source):
     count: int = 2
 
     @nn.compact
-    def __call__(self, encoded, inputs, batch, epoch):
+    def __call__(self, encoded, inputs, batch, clock):
         width = self.param("width", nn.initializers.ones, ())
         near = encoded.items[batch["items"]][:, None]
         shape = (near.shape[0], self.count, near.shape[-1])
@@ -46,7 +46,7 @@ class Noisy(Source):
             jax.lax.stop_gradient(near) + width * noise,
             jnp.ones(shape[:2]),
             losses={"width": jnp.square(width - 0.5)},
-            metrics={"epoch": epoch, "width": width},
+            metrics={"epoch": clock.epoch, "width": width},
         )
 
 
@@ -61,17 +61,18 @@ def example(catalog):
 def program(model, catalog):
     """Seed -> parameters, total, terms and gradients of one batch."""
     inputs = build(catalog, model.encoder.needs(), on_mesh(1, 1))
-    batch, epoch = example(catalog), 2.0
+    batch = example(catalog)
+    clock = Clock(jnp.int32(20), jnp.float32(2.0), jnp.float32(0.1))
 
     @jax.jit
     def first(inputs, seed):
         inputs = model.prepare(inputs, jax.random.key(5))
         keys = {"params": jax.random.key(0), "negatives": jax.random.key(seed)}
-        params = nn.unbox(model.init(keys, inputs, batch, epoch)["params"])
+        params = nn.unbox(model.init(keys, inputs, batch, clock)["params"])
 
         def loss(params):
             return model.apply(
-                {"params": params}, inputs, batch, epoch, rngs=keys
+                {"params": params}, inputs, batch, clock, rngs=keys
             )
 
         step = jax.value_and_grad(loss, has_aux=True)
@@ -188,7 +189,7 @@ def test_sources_draw_apart_and_anew(catalog, one):
 
     class Seen(Source):
         @nn.compact
-        def __call__(self, encoded, inputs, batch, epoch):
+        def __call__(self, encoded, inputs, batch, clock):
             value = jax.random.normal(self.make_rng("negatives"), ())
             vectors = encoded.items[batch["items"]][:, None]
             weights = jnp.ones(vectors.shape[:2])

@@ -29,7 +29,7 @@ class Bank(Source):
         return ("image", "text")
 
     @nn.compact
-    def __call__(self, encoded, inputs, batch, epoch):
+    def __call__(self, encoded, inputs, batch, clock):
         items = jax.lax.stop_gradient(encoded.items[batch["items"]])
         bank = self.variable("bank", "vectors", lambda: jnp.zeros(items.shape))
         turns = self.variable("bank", "turns", lambda: jnp.zeros((), jnp.int32))

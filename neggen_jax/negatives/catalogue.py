@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs
 from neggen_jax.models.encoder import Encoded
-from neggen_jax.negatives.source import Batch, Negatives, Source
+from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 from neggen_jax.ops.positives import (
     Positives,
     contains,
@@ -58,7 +58,7 @@ class Uniform(Source):
     count: int = 1
 
     def __call__(
-        self, encoded: Encoded, inputs: Inputs, batch: Batch, epoch: jax.Array
+        self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
     ) -> Negatives:
         """Draws `[B, K]` items."""
         users = jnp.repeat(batch["users"][:, None], self.count, axis=1)
@@ -91,7 +91,7 @@ class Popularity(Source):
         return dataclasses.replace(inputs, prepared=inputs.prepared | table)
 
     def __call__(
-        self, encoded: Encoded, inputs: Inputs, batch: Batch, epoch: jax.Array
+        self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
     ) -> Negatives:
         """Draws `[B, K]` items."""
         cumulative = inputs.prepared[str(self.name)]

@@ -20,6 +20,21 @@ Batch = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
+class Clock:
+    """How far a run is, for schedules; each a scalar.
+
+    Attributes:
+      step: int32, steps done.
+      epoch: float32, epochs done.
+      share: float32, share of the run's epochs done.
+    """
+
+    step: jax.Array
+    epoch: jax.Array
+    share: jax.Array
+
+
+@flax.struct.dataclass
 class Negatives:
     """Negatives of one batch.
 
@@ -28,7 +43,7 @@ class Negatives:
       weights: `[B, K]`; 0 leaves one out.
       items: int32 `[B, K]` where they are catalogue items, else None.
       losses: the source's own losses, added to the total as they are.
-      metrics: scalars worth logging.
+      metrics: scalars worth logging; NaN where there was nothing to measure.
     """
 
     vectors: jax.Array
@@ -57,7 +72,7 @@ class Source(nn.Module):
         return inputs
 
     def __call__(
-        self, encoded: Encoded, inputs: Inputs, batch: Batch, epoch: jax.Array
+        self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
     ) -> Negatives:
         """Gives the batch its negatives.
 
@@ -65,6 +80,6 @@ class Source(nn.Module):
           encoded: of all users and items.
           inputs: as prepared for the epoch.
           batch: positive pairs.
-          epoch: float32 scalar, epochs done so far, for schedules.
+          clock: how far the run is, for schedules.
         """
         raise NotImplementedError
