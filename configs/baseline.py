@@ -60,7 +60,9 @@ _ENCODERS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    encoder, options = words(argument, _ENCODERS, ("popularity", "smoke"))
+    encoder, options = words(
+        argument, _ENCODERS, options=("popularity", "smoke")
+    )
     config = base()
     config.encoder = {"name": encoder, "dim": 64, **_ENCODERS[encoder]}
     config.losses.update(_LOSSES[encoder])

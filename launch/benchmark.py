@@ -18,7 +18,8 @@ from neggen_jax import command
 _CONFIGS = flags.DEFINE_list(
     "configs",
     ["configs/baseline.py:lightgcn", "configs/baseline.py:mci"],
-    "Config files, each with its argument after a colon.",
+    "Config files, each with its argument after a colon and what differs "
+    "after plus signs: FILE.py:ARGUMENT+key=value.",
 )
 _SIZE = flags.DEFINE_string("size", "baby", "demo or baby.")
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs that medians are over.")

@@ -36,7 +36,8 @@ def measure(spec: str, size: str, epochs: int) -> dict[str, Any]:
     """Times one experiment in a new process.
 
     Args:
-      spec: config file, with its argument after a colon.
+      spec: config file, with its argument after a colon, and what differs
+        after plus signs: "FILE.py:ARGUMENT+key=value+key=value".
       size: key of `SIZES`.
       epochs: to train; evaluations are timed from the second on.
 
@@ -50,7 +51,9 @@ def measure(spec: str, size: str, epochs: int) -> dict[str, Any]:
         raise InputError(
             f"Unknown size {size!r}.", where="--size", fix=nearest(size, SIZES)
         )
-    config = configs.load(spec)
+    file, *changes = spec.split("+")
+    config = configs.load(file)
+    configs.override(config, changes)
     with config.unlocked():
         config.train.epochs, config.train.patience = epochs, 0
     context = multiprocessing.get_context("spawn")

@@ -5,6 +5,8 @@ A file in `configs/` starts from `base()` and says only what is different.
 
 from __future__ import annotations
 
+import ast
+import itertools
 import pathlib
 import runpy
 from collections.abc import Iterable
@@ -109,34 +111,43 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
 
 
 def words(
-    argument: str, choices: Iterable[str], options: Iterable[str]
-) -> tuple[str, frozenset[str]]:
-    """Reads a config file's argument: a choice, then options, with commas.
+    argument: str, *groups: Iterable[str], options: Iterable[str] = ()
+) -> tuple[Any, ...]:
+    """Reads a config file's argument: words with commas between them.
+
+    Args:
+      argument: such as "mci,smoke".
+      *groups: of each, one word is chosen; the first, if none is given.
+      options: words that may stand there or not.
 
     Returns:
-      The choice (the first known, if none is given) and the options.
+      The choice of each group, and the options as a frozenset.
 
     Raises:
-      InputError: for a word that is neither, and for two choices.
+      InputError: for an unknown word, and for two choices of one group.
     """
-    choices, options = tuple(choices), frozenset(options)
+    choices = [tuple(group) for group in groups]
+    known = [*itertools.chain(*choices), *options]
     given = [word for word in argument.split(",") if word]
     for word in given:
-        if word not in choices and word not in options:
+        if word not in known:
             raise InputError(
                 f"Unknown word {word!r} in the argument of the config.",
                 where=f"--config=FILE:{argument}",
-                fix=nearest(word, [*choices, *options]),
+                fix=nearest(word, known),
             )
-    chosen = [word for word in given if word in choices]
-    if len(chosen) > 1:
-        raise InputError(
-            "The argument of the config makes two choices at once.",
-            where=f"--config=FILE:{argument}",
-            expected=f"one of {', '.join(choices)}",
-            found=", ".join(chosen),
-        )
-    return (chosen or choices)[0], options.intersection(given)
+    chosen = []
+    for group in choices:
+        here = [word for word in given if word in group]
+        if len(here) > 1:
+            raise InputError(
+                "The argument of the config makes two choices at once.",
+                where=f"--config=FILE:{argument}",
+                expected=f"one of {', '.join(group)}",
+                found=", ".join(here),
+            )
+        chosen.append((here or group)[0])
+    return *chosen, frozenset(options).intersection(given)
 
 
 def load(spec: str) -> ConfigDict:
@@ -164,3 +175,33 @@ def load(spec: str) -> ConfigDict:
             expected="a function get_config that returns one",
             found=f"{type(error).__name__}: {error}",
         ) from error
+
+
+def override(config: ConfigDict, assignments: Iterable[str]) -> None:
+    """Sets values, each given as "key.of.it=value" in Python's notation.
+
+    Raises:
+      InputError: for an unknown key, and for a value of another type.
+    """
+    known = flatten(config)
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        if key not in known:
+            raise InputError(
+                f"Unknown config key {key!r}.",
+                where=assignment,
+                fix=nearest(key, known),
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"Bad value of {key!r}.",
+                where=assignment,
+                expected=type(known[key]).__name__,
+                found=text,
+            ) from error

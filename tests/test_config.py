@@ -6,7 +6,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from neggen_jax import recommender
-from neggen_jax.config import RESUMABLE, base, flatten, load, words
+from neggen_jax.config import (
+    RESUMABLE,
+    base,
+    flatten,
+    load,
+    override,
+    words,
+)
 from neggen_jax.data.inputs import sizes
 from neggen_jax.errors import InputError
 from neggen_jax.models import ENCODERS
@@ -15,11 +22,12 @@ BASELINE = pathlib.Path(__file__).parents[1] / "configs" / "baseline.py"
 
 
 def test_words_are_a_choice_and_options_in_any_order():
-    read = lambda text: words(text, ("a", "b"), ("x", "y"))  # noqa: E731
+    read = lambda text: words(text, "ab", options="xy")  # noqa: E731
     assert read("") == ("a", frozenset())
     assert read("b") == ("b", frozenset())
     assert read("x") == ("a", frozenset("x"))
     assert read("y,b,x") == ("b", frozenset("xy"))
+    assert words("d,b", "ab", "cd") == ("b", "d", frozenset())
 
 
 @pytest.mark.parametrize(
@@ -68,3 +76,27 @@ def test_flatten_names_every_key_once():
 
 def test_what_may_change_on_resuming_are_keys_that_exist():
     assert set(flatten(base())) >= RESUMABLE
+
+
+def test_overrides():
+    config = load(f"{BASELINE}:mci")
+    override(
+        config,
+        ["train.epochs=3", "encoder.dim=8", "optimizer.schedule=cosine"],
+    )
+    assert config.train.epochs == 3
+    assert config.encoder.dim == 8
+    assert config.optimizer.schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.epoch=3", "did you mean 'train.epochs'"),
+        ("train.epochs=many", "Bad value of 'train.epochs'"),
+        ("train.epochs", "Bad value of 'train.epochs'"),
+    ],
+)
+def test_overrides_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        override(load(str(BASELINE)), [change])
