@@ -122,8 +122,10 @@ def _check_same(then: dict, now: dict, directory: pathlib.Path) -> None:
         )
     old, new = flatten(then["config"]), flatten(now["config"])
     free = set(RESUMABLE)
-    if new.get("optimizer.schedule") != "constant":
-        # The learning rate depends on how long the run will be.
+    ramps = [value for key, value in new.items() if key.endswith(".unit")]
+    if new.get("optimizer.schedule") != "constant" or "run" in ramps:
+        # The learning rate, or what is let in, depends on how long the run
+        # will be.
         free.discard("train.epochs")
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"

@@ -71,10 +71,16 @@ def test_names_all_keys_that_differ(claimed, catalog):
         assert text in found
 
 
-def test_the_length_of_a_run_is_tied_where_the_schedule_reads_it(
-    tmp_path, catalog
+@pytest.mark.parametrize("reader", ["optimizer", "ramp"])
+def test_the_length_of_a_run_is_tied_where_something_reads_it(
+    tmp_path, catalog, reader
 ):
-    config = make_config("mf", optimizer__schedule="cosine")
+    config = make_config("mf")
+    if reader == "optimizer":
+        config.optimizer.schedule = "cosine"
+    else:
+        with config.unlocked():
+            config.negatives.more = {"name": "ramped_uniform", "unit": "run"}
     workdir.claim(tmp_path / "run", config, catalog)
     config.train.epochs += 1
     with pytest.raises(InputError, match=r"train\.epochs: 3 -> 4"):

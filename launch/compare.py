@@ -1,0 +1,42 @@
+"""Compares methods over several seeds, with paired significance.
+
+    python launch/compare.py \
+        --runs='mci=runs/mci-*' --runs='gdnsm=runs/gdnsm-*'
+
+Each method is a name and a pattern of workdirs, one for each seed; the first
+is what the others are compared with. Prints a Markdown table.
+"""
+
+import glob
+import os
+
+from absl import flags
+
+from neggen_jax import command
+
+_RUNS = flags.DEFINE_multi_string(
+    "runs", None, "NAME=PATTERN of the workdirs of one method.", required=True
+)
+
+
+def main(argv: list[str]) -> None:
+    """Calls the comparison."""
+    del argv
+    from neggen_jax import significance
+
+    groups = []
+    for entry in _RUNS.value:
+        name, _, pattern = entry.partition("=")
+        groups.append(
+            significance.read(
+                name,
+                sorted(
+                    path for path in glob.glob(pattern) if os.path.isdir(path)
+                ),
+            )
+        )
+    print(significance.markdown(significance.rows(groups)))
+
+
+if __name__ == "__main__":
+    command.run(main)

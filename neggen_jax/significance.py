@@ -1,0 +1,158 @@
+"""Methods compared over several seeds, with paired tests.
+
+Reads what runs leave in their workdirs: `results.json`, and every test user's
+own metrics in `per_user_test.npz`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neggen_jax.errors import InputError
+from neggen_jax.history import read_results
+from neggen_jax.metrics import paired_test
+
+Workdir = str | os.PathLike[str]
+METRICS = ("recall@20", "ndcg@20")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The runs of one method, one for each seed.
+
+    Attributes:
+      name: of the method.
+      users: int `[U]`, evaluated users.
+      seeds: of the runs, rising.
+      values: metric -> float64 `[seeds, U]`.
+    """
+
+    name: str
+    users: np.ndarray
+    seeds: tuple[int, ...]
+    values: dict[str, np.ndarray]
+
+
+def read(
+    name: str, workdirs: Sequence[Workdir], metrics: Sequence[str] = METRICS
+) -> Group:
+    """Reads the runs of one method.
+
+    Raises:
+      InputError: a run is not finished, two have the same seed or differ in
+        more than the seed, or they were not evaluated on the same users.
+    """
+    if not workdirs:
+        raise InputError("A method has no runs.", where=name)
+    runs: dict[int, tuple[Any, ...]] = {}
+    for workdir in workdirs:
+        results = read_results(workdir)
+        config = dict(results["config"])
+        seed = config.pop("seed")
+        if seed in runs:
+            raise InputError(
+                f"Two runs of one method have the seed {seed}.",
+                where=f"{runs[seed][0]}, {workdir}",
+            )
+        path = Path(workdir) / "per_user_test.npz"
+        with np.load(path) as columns:
+            values = {key: columns[key] for key in ("users", *metrics)}
+        runs[seed] = workdir, config, results["dataset"], values
+    first, *others = (runs[seed] for seed in sorted(runs))
+    for other in others:
+        same = np.array_equal(other[3]["users"], first[3]["users"])
+        if other[1:3] != first[1:3] or not same:
+            raise InputError(
+                "The runs of one method differ in more than their seed.",
+                where=f"{first[0]}, {other[0]}",
+            )
+    every = [first, *others]
+    return Group(
+        name,
+        first[3]["users"],
+        tuple(sorted(runs)),
+        {key: np.stack([run[3][key] for run in every]) for key in metrics},
+    )
+
+
+def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
+    """Tests each metric, `other - baseline`.
+
+    Each user's values are averaged over the seeds first, and pairs are users;
+    "seed_p" is that of a paired t-test over the seeds that both have.
+
+    Returns:
+      Metric -> what `metrics.paired_test` gives, and "seed_p" (NaN below two
+      common seeds).
+
+    Raises:
+      InputError: the two were not evaluated on the same users.
+    """
+    if not np.array_equal(baseline.users, other.users):
+        raise InputError(
+            "Two methods were not evaluated on the same users.",
+            where=f"{baseline.name}, {other.name}",
+            fix="compare runs on one dataset",
+        )
+    common = sorted(set(baseline.seeds) & set(other.seeds))
+    out = {}
+    for key, values in other.values.items():
+        before = baseline.values[key]
+        out[key] = paired_test(values.mean(axis=0), before.mean(axis=0))
+        pairs = [
+            group.values[key][[group.seeds.index(s) for s in common]].mean(1)
+            for group in (other, baseline)
+        ]
+        out[key]["seed_p"] = (
+            paired_test(*pairs)["t_p"] if len(common) > 1 else float("nan")
+        )
+    return out
+
+
+def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """One row a method, the first being what the others are compared with."""
+    out = []
+    for group in groups:
+        row: dict[str, Any] = {"method": group.name, "seeds": len(group.seeds)}
+        against = compare(groups[0], group) if group is not groups[0] else {}
+        for key, values in group.values.items():
+            means = values.mean(axis=1)
+            spread = means.std(ddof=1) if len(means) > 1 else float("nan")
+            row[key] = {
+                "mean": float(means.mean()),
+                "std": float(spread),
+                **against.get(key, {}),
+            }
+        out.append(row)
+    return out
+
+
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    metrics = [key for key in table[0] if key not in ("method", "seeds")]
+    header = ["method", "seeds"]
+    for key in metrics:
+        header += [key, "difference", "p (users)", "p (seeds)"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for row in table:
+        cells = [row["method"], str(row["seeds"])]
+        for key in metrics:
+            value = row[key]
+            cells.append(f"{value['mean']:.4f} ± {value['std']:.4f}")
+            if "t_p" not in value:
+                cells += ["", "", ""]
+                continue
+            cells += [
+                f"{value['mean_difference']:+.4f} "
+                f"[{value['ci_low']:+.4f}, {value['ci_high']:+.4f}]",
+                f"{value['t_p']:.2g}",
+                f"{value['seed_p']:.2g}",
+            ]
+        lines.append(cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
