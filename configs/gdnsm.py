@@ -1,41 +1,100 @@
-from ml_collections import ConfigDict
+"""GDNSM: an encoder trained on negatives from a conditional diffusion model.
+
+    python launch/train.py --config=configs/gdnsm.py:mci \
+        --config.data.path=DIR --workdir=DIR
+
+Everything of configs/baseline.py:ENCODER stays, the uniform negatives
+included; generated ones come beside them, in a second BPR. Words of the
+argument, all optional:
+
+    mci | lightgcn | mf | vbpr | freedom     the encoder (default mci)
+    bank            negatives are drawn for one pair in four of each batch,
+                    kept for its user, and read for all: the cheap mode
+    smoke           two epochs, all negatives let in at once
+
+and one of the ablations:
+
+    no_diffusion    as many uniform negatives, let in by the same ramp
+    no_schedule     all are let in from the first step
+    random          levels are let in in random order
+    reversed        the hardest level is let in first
+    unimodal        levels of one modality alone
+    multimodal      only the level of all modalities together
+
+One device is enough. The metric to watch is valid/recall@20;
+plots/negatives_generated.png tells whether hardness rises with the level.
+"""
+
 import pathlib
+
+from ml_collections import ConfigDict
+
 from neggen_jax.config import load, words
+
+# Ablation -> what it changes in the source.
+_ABLATIONS = {
+    "full": {},
+    "no_diffusion": {},
+    "no_schedule": {"start": 0.0},
+    "random": {"order": "random"},
+    "reversed": {"order": "falling"},
+    "unimodal": {"levels": "single"},
+    "multimodal": {"levels": "joint"},
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    encoder, options = words(
+    encoder, ablation, options = words(
         argument,
         ("mci", "lightgcn", "mf", "vbpr", "freedom"),
-        ("bank", "smoke"),
+        _ABLATIONS,
+        options=("bank", "smoke"),
     )
-    smoke = ",smoke" if "smoke" in options else ""
-    here = pathlib.Path(__file__)
-    config = load(f"{here.with_name('baseline.py')}:{encoder}{smoke}")
-    with config.unlocked():
-        config.negatives.generated = {
-            "name": "diffusion",
-            "samples": 2,
-            "levels": "ladder",
-            "order": "rising",
-            "start": 10.0,
-            "rate": 1.0,
-            "unit": "epochs",
-            "scales": {"text": 1.1, "image": 1.1},
-            "timesteps": 25,
-            "noise": "linear",
-            "target": "x0",
-            "criterion": "l2",
-            "clip": 0.0,
-            "hidden": 128,
-            "drop": 0.05,
-            "steps": 5,
-            "eta": 0.0,
-            "bank": 0,
+    baseline = pathlib.Path(__file__).with_name("baseline.py")
+    config = load(f"{baseline}:{encoder}")
+    config.unlock()
+    source = {
+        "name": "diffusion",
+        # M; with two modalities there are three levels.
+        "samples": 2,
+        "levels": "ladder",
+        "first": ("text",),
+        "order": "rising",
+        # S; epochs until the first M negatives are let in.
+        "start": 4.0,
+        "rate": 1.0,
+        "unit": "epochs",
+        "scales": {"text": 1.1, "image": 1.1},
+        "timesteps": 25,
+        "noise": "linear",
+        "target": "x0",
+        "criterion": "l2",
+        "clip": 0.0,
+        "hidden": 128,
+        "drop": 0.05,
+        # DDIM in 5 steps; all 25 with eta 1 are the authors' sampling.
+        "steps": 5,
+        "eta": 0.0,
+        "bank": 4 if "bank" in options else 0,
+        **_ABLATIONS[ablation],
+    }
+    if "smoke" in options:
+        config.train.epochs = 2
+        source["start"] = 0.0
+    if ablation == "no_diffusion":
+        shared = ("samples", "start", "rate", "unit")
+        source = {
+            "name": "ramped_uniform",
+            "count": 3 * source["samples"],
+            **{key: source[key] for key in shared},
         }
-        config.losses.generated = {
-            "name": "bpr",
-            "weight": 0.1,
-            "source": "generated",
-        }
+    config.negatives.generated = source
+    config.losses.generated = {
+        "name": "bpr",
+        "weight": 0.03,
+        "source": "generated",
+    }
+    # The generator has an optimiser of its own.
+    if ablation != "no_diffusion":
+        config.optimizer.groups.sources_generated = {"learning_rate": 1e-3}
     return config

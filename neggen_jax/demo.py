@@ -17,6 +17,7 @@ EXPERIMENTS = {
     "vbpr": "configs/baseline.py:vbpr",
     "freedom": "configs/baseline.py:freedom",
     "mci": "configs/baseline.py:mci",
+    "gdnsm": "configs/gdnsm.py:mci",
 }
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from neggen_jax.data.inputs import Inputs, Needs
+from neggen_jax.errors import InputError
 from neggen_jax.models.denoiser import Denoiser
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import hardness
@@ -30,9 +31,6 @@ from neggen_jax.negatives.difficulty import Level, Ramp, ladder
 from neggen_jax.negatives.process import Process, Reverse, distance
 from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 
-# Numbers of negatives that get a branch of the program of their own, at most;
-# beyond, several numbers share one, and what is too many is masked.
-_BRANCHES = 8
 # Parts of the process that the denoiser's loss is logged for.
 _BINS = 5
 
@@ -65,6 +63,9 @@ class Diffusion(Source):
       rate: of the ramp.
       unit: of `start`.
       modalities: that it is conditioned on; () takes all.
+      first: those that levels begin with, as far as there are; the others
+        follow by name. The authors begin with the text; what is easiest
+        depends on the catalogue, and the log tells.
       scales: modality -> scale of guidance, 1 where it is left out.
       timesteps: T of the diffusion process.
       noise: schedule of its noise, one of `process.SCHEDULES`.
@@ -89,6 +90,7 @@ class Diffusion(Source):
     rate: float = 1.0
     unit: str = "epochs"
     modalities: tuple[str, ...] = ()
+    first: tuple[str, ...] = ("text",)
     scales: Mapping[str, float] = FrozenDict()
     timesteps: int = 25
     noise: str = "linear"
@@ -173,11 +175,9 @@ class Diffusion(Source):
         )
 
     def _names(self, inputs: Inputs) -> tuple[str, ...]:
-        # Text is the first to be let in, as the authors have it.
-        names = self.modalities or sorted(
-            inputs.features, key=lambda name: (name != "text", name)
-        )
-        return tuple(names)
+        names = sorted(self.modalities or inputs.features)
+        first = [name for name in self.first if name in names]
+        return (*first, *(name for name in names if name not in first))
 
     def _rows(
         self,
@@ -230,28 +230,39 @@ class Diffusion(Source):
         key: jax.Array,
         rows: Rows,
     ) -> jax.Array:
-        """The first `count` negatives of all, `[B, Q, d]`; zeros after."""
+        """Negatives `[B, Q, d]` of all levels that the first `count` touch."""
         pure, variables = denoiser.unbind()
         variables = jax.lax.stop_gradient(variables)
+        if self.steps > self.timesteps:
+            raise InputError(
+                "Sampling takes more steps than the process has.",
+                where=f"steps of the negatives {self.name!r}",
+                expected=f"at most {self.timesteps}",
+                found=self.steps,
+            )
         reverse = process.reverse(self.steps or self.timesteps, self.eta)
         most = len(levels) * self.samples
 
-        def some(number: int) -> jax.Array:
-            """Draws `number` of them."""
-            if not number:
+        def some(several: int) -> jax.Array:
+            """Draws those of the first levels."""
+            if not several:
                 return jnp.zeros((most, *rows.items.shape))
-            each = [
-                min(self.samples, number - start)
-                for start in range(0, number, self.samples)
-            ]
-            drawn = generate(pure, variables, reverse, levels, each, rows, key)
-            return jnp.pad(drawn, ((0, most - number), (0, 0), (0, 0)))
+            drawn = generate(
+                pure,
+                variables,
+                reverse,
+                levels[:several],
+                self.samples,
+                rows,
+                key,
+            )
+            return jnp.pad(drawn, ((0, most - len(drawn)), (0, 0), (0, 0)))
 
-        numbers = sorted(
-            {-(-n * most // _BRANCHES) for n in range(_BRANCHES + 1)}
-        )
-        place = jnp.searchsorted(jnp.asarray(numbers), count)
-        branches = [functools.partial(some, n) for n in numbers]
+        # A branch of the program for each number of levels: no level costs
+        # anything before its time, and nothing is ever compiled again. A
+        # branch for each number of negatives would save little more.
+        place = -(-count // self.samples)
+        branches = [functools.partial(some, n) for n in range(len(levels) + 1)]
         return jax.lax.switch(place, branches).swapaxes(0, 1)
 
     def _weights(
@@ -305,7 +316,7 @@ def generate(
     variables: Mapping,
     reverse: Reverse,
     levels: tuple[Level, ...],
-    each: list[int],
+    samples: int,
     rows: Rows,
     key: jax.Array,
 ) -> jax.Array:
@@ -316,24 +327,23 @@ def generate(
       variables: its parameters.
       reverse: the way back.
       levels: what each is conditioned on.
-      each: how many are drawn of each level.
+      samples: how many are drawn of each level.
       rows: what to condition on.
       key: of the draw.
 
     Returns:
-      `[sum(each), B, d]`, level by level.
+      `[len(levels) * samples, B, d]`, level by level.
     """
     conditions: Any = denoiser.apply(
         variables, rows.users, rows.features, method="conditions"
     )
     times: Any = denoiser.apply(variables, method="times")
-    wanted = list(zip(levels, each, strict=False))
     # Once for a batch: every step and level reads the same ones.
     drives = {
         kept: conditions.drive(
             {n: there & (n in kept) for n, there in rows.present.items()}
         )
-        for level, _ in wanted
+        for level in levels
         for kept, _ in level.branches
     }
 
@@ -341,19 +351,18 @@ def generate(
         # Level by level: joined before the denoiser instead of after it,
         # XLA would compute them four times slower on CPU.
         parts: list[Any] = []
-        start = 0
-        for level, number in wanted:
+        for number, level in enumerate(levels):
             kept, weights = zip(*level.branches, strict=True)
             parts.append(
                 denoiser.apply(
                     variables,
-                    noisy[start : start + number],
+                    noisy[number * samples : (number + 1) * samples],
                     times[time],
                     tuple(drives[names] for names in kept),
                     weights,
                 )
             )
-            start += number
         return jnp.concatenate(parts)
 
-    return reverse.sample(denoise, (sum(each), *rows.items.shape), key)
+    shape = len(levels) * samples, *rows.items.shape
+    return reverse.sample(denoise, shape, key)
