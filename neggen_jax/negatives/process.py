@@ -22,7 +22,7 @@ SCHEDULES = ("linear", "cosine", "quadratic", "sigmoid")
 TARGETS = ("x0", "noise")
 CRITERIA = ("l2", "l1", "huber")
 
-# The ends of DDPM's schedule of 1,000 steps; fewer steps take larger ones.
+# DDPM's schedule: its ends, and the number of steps it is made for.
 _FIRST, _LAST, _STEPS = 1e-4, 0.02, 1000
 _LARGEST = 0.999
 
@@ -30,34 +30,37 @@ _LARGEST = 0.999
 def betas(schedule: str, timesteps: int) -> np.ndarray:
     """Share of the variance that each step replaces by noise.
 
-    Scaled so that little more than noise is left after the last step, for
-    any number of steps: sampling starts from pure noise, and a schedule that
-    ends before it would start where no training step ever was.
+    Fewer steps than the 1,000 that the schedules are made for are longer
+    steps along the same way, and end in as little signal: sampling starts
+    from pure noise. Betas times 1000 / T would end there too, but clipped
+    below 1: of 5 steps 3 would be noise alone, and what a denoiser of noise
+    gets wrong would be multiplied by 30 in each.
 
     Args:
       schedule: one of `SCHEDULES`.
-      timesteps: T.
+      timesteps: T, from 2 to 1,000.
 
     Returns:
-      float64 `[T]`, rising, in (0, 1).
+      float64 `[T]` in (0, 1), rising but where T does not divide 1,000.
     """
     if schedule == "cosine":
-        # Nichol and Dhariwal, eq. 17.
+        # Nichol and Dhariwal, eq. 17, is made for any number of steps.
         time = np.arange(timesteps + 1) / timesteps
         left = np.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
         return np.minimum(1 - left[1:] / left[:-1], _LARGEST)
-    first, last = (end * _STEPS / timesteps for end in (_FIRST, _LAST))
-    way = np.linspace(0, 1, timesteps)
+    way = np.linspace(0, 1, _STEPS)
     if schedule == "linear":
-        values = first + (last - first) * way
+        values = _FIRST + (_LAST - _FIRST) * way
     elif schedule == "quadratic":
-        roots = math.sqrt(first), math.sqrt(last)
+        roots = math.sqrt(_FIRST), math.sqrt(_LAST)
         values = (roots[0] + (roots[1] - roots[0]) * way) ** 2
     elif schedule == "sigmoid":
-        values = first + (last - first) / (1 + np.exp(6 - 12 * way))
+        values = _FIRST + (_LAST - _FIRST) / (1 + np.exp(6 - 12 * way))
     else:
         raise ValueError(schedule)
-    return np.minimum(values, _LARGEST)
+    ends = np.ceil(np.arange(1, timesteps + 1) * _STEPS / timesteps)
+    left = np.cumprod(1 - values)[ends.astype(int) - 1]
+    return 1 - left / np.append(1.0, left[:-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Process:
 
     def wanted(self, clean: jax.Array, noise: jax.Array) -> jax.Array:
         """What the denoiser should have predicted."""
-        return clean if self.target == "x0" else noise
+        return {"x0": clean, "noise": noise}[self.target]
 
     def reverse(self, steps: int, eta: float) -> Reverse:
         """The way back from noise, over `steps` evenly spaced steps.
@@ -144,7 +147,8 @@ class Reverse:
         x_before = keep_clean * x_0 + keep_x * x_t + deviation * noise
 
     Attributes:
-      time: int32 `[S]`, falling to 0.
+      time: int32 `[S]`, falling from T - 1 to the end of the first of S
+        equal parts.
       from_x, from_output: float32 `[S]`.
       keep_clean, keep_x, deviation: float32 `[S]`.
       clip: see `Process`.
