@@ -58,7 +58,9 @@ def get_config(argument: str = "") -> ConfigDict:
         # M; with two modalities there are three levels.
         "samples": 2,
         "levels": "ladder",
-        "first": ("text",),
+        # The authors begin with the text. On catalogues that have pictures,
+        # the image is what tells less of an item here, and is easier.
+        "first": ("image",),
         "order": "rising",
         # S; epochs until the first M negatives are let in.
         "start": 4.0,
@@ -91,7 +93,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.negatives.generated = source
     config.losses.generated = {
         "name": "bpr",
-        "weight": 0.03,
+        "weight": 0.05,
         "source": "generated",
     }
     # The generator has an optimiser of its own.
