@@ -1,0 +1,118 @@
+"""What a config may say of generated negatives, and what is said if not."""
+
+import jax
+import pytest
+from conftest import make_catalog
+from generated import with_generated
+
+from neggen_jax.errors import InputError
+from neggen_jax.negatives import difficulty, process
+from neggen_jax.run import Run
+
+NAN = float("nan")
+# Key -> the least, the most, and what is below or above.
+BOUNDS = {
+    "samples": (1, 1000, (0, -1, 1001)),
+    "start": (0.0, 1e30, (-1e-9, NAN)),
+    "rate": (0.0, 1000.0, (-0.1, 1001.0, NAN)),
+    "timesteps": (2, 1000, (1, 0, 1001)),
+    "clip": (0.0, 1e30, (-1.0, NAN)),
+    "hidden": (0, 2**31 - 1, (-1,)),
+    # Beyond, more than all rows would have something dropped.
+    "drop": (0.0, 1 / 3, (-0.01, 0.34, NAN)),
+    "steps": (0, 1000, (-1, 1001)),
+    "eta": (0.0, 1.0, (-0.1, 1.1, NAN)),
+    "bank": (0, 2**31 - 1, (-1,)),
+    "observed": (1, 2**31 - 1, (0, -5)),
+}
+# Key -> all words, a word that is not one, and the one that was meant.
+CHOICES = {
+    "levels": (difficulty.LADDERS, "lader", "ladder"),
+    "order": (difficulty.ORDERS, "rise", "rising"),
+    "unit": (difficulty.UNITS, "epoch", "epochs"),
+    "noise": (process.SCHEDULES, "cosin", "cosine"),
+    "target": (process.TARGETS, "x_0", "x0"),
+    "criterion": (process.CRITERIA, "L2", "l2"),
+}
+
+
+def make(part):
+    return Run.make(
+        with_generated("mf", part), make_catalog(), jax.devices()[:1]
+    )
+
+
+def refused(part):
+    with pytest.raises(InputError) as caught:
+        make(part)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, value) for key, (_, _, bad) in BOUNDS.items() for value in bad],
+)
+def test_values_out_of_bounds_are_refused(key, value):
+    low, high, _ = BOUNDS[key]
+    error = refused({key: value})
+    assert error.where == f"config.negatives.generated.{key}"
+    assert error.expected == f"from {low} to {high}"
+    assert error.found is value
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_unknown_words_are_refused_with_the_nearest(key):
+    known, wrong, meant = CHOICES[key]
+    error = refused({key: wrong})
+    assert error.where == f"config.negatives.generated.{key}"
+    assert repr(wrong) in error.problem
+    assert f"did you mean {meant!r}?" in error.fix
+    assert all(word in error.fix for word in known)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("sample", "samples"),
+        ("timestep", "timesteps"),
+        ("scale", "scales"),
+        ("modality", "modalities"),
+        ("ordering", "order"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest(wrong, meant):
+    error = refused({wrong: 1})
+    assert error.where == f"config.negatives.generated.{wrong}"
+    assert f"did you mean {meant!r}?" in error.fix
+
+
+def test_a_source_that_nobody_knows_is_refused():
+    error = refused({"name": "difusion"})
+    assert error.where == "config.negatives.generated.name"
+    assert "did you mean 'diffusion'?" in error.fix
+    assert "ramped_uniform" in error.fix
+
+
+@pytest.mark.parametrize("key", ["samples", "start", "rate", "unit"])
+def test_the_ramp_of_uniform_negatives_is_checked_too(key):
+    wrong = {"samples": 0, "start": -1.0, "rate": -1.0, "unit": "days"}[key]
+    config = with_generated("mf", {})
+    with config.unlocked():
+        config.negatives.generated = {
+            "name": "ramped_uniform",
+            key: wrong,
+        }
+    with pytest.raises(InputError) as caught:
+        Run.make(config, make_catalog(), jax.devices()[:1])
+    assert caught.value.where == f"config.negatives.generated.{key}"
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_what_stands_on_a_bound_is_taken(end):
+    """And everything together, with every word that there is."""
+    part = {key: bounds[end] for key, bounds in BOUNDS.items()}
+    part |= {key: known[-end] for key, (known, _, _) in CHOICES.items()}
+    part["steps"] = 0
+    source = make(part).program.recommender.sources["generated"]
+    for key, value in part.items():
+        assert getattr(source, key) == value
