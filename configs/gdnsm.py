@@ -14,12 +14,13 @@ argument, all optional:
 
 and one of the ablations:
 
-    no_diffusion    as many uniform negatives, let in by the same ramp
+    no_diffusion    uniform negatives, let in by the same ramp, as many as
+                    with two modalities
     no_schedule     all are let in from the first step
     random          levels are let in in random order
     reversed        the hardest level is let in first
-    unimodal        levels of one modality alone
-    multimodal      only the level of all modalities together
+    unimodal        levels of one modality alone: 2M negatives in the end
+    multimodal      only the level of all modalities together: M negatives
 
 One device is enough. The metric to watch is valid/recall@20;
 plots/negatives_generated.png tells whether hardness rises with the level.
@@ -30,6 +31,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from neggen_jax.config import load, words
+from neggen_jax.errors import InputError
 
 # Ablation -> what it changes in the source.
 _ABLATIONS = {
@@ -62,7 +64,8 @@ def get_config(argument: str = "") -> ConfigDict:
         # the image is what tells less of an item here, and is easier.
         "first": ("image",),
         "order": "rising",
-        # S; epochs until the first M negatives are let in.
+        # S; epochs until the first M negatives are let in. The authors'
+        # is 30; here an encoder is half done by then.
         "start": 4.0,
         "rate": 1.0,
         "unit": "epochs",
@@ -74,7 +77,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "clip": 0.0,
         "hidden": 128,
         "drop": 0.05,
-        # DDIM in 5 steps; all 25 with eta 1 are the authors' sampling.
+        # DDIM in 5 steps, for speed; all 25 with eta 1 are the authors'
+        # sampling, cost four times as much, and vary more.
         "steps": 5,
         "eta": 0.0,
         "bank": 4 if "bank" in options else 0,
@@ -84,6 +88,11 @@ def get_config(argument: str = "") -> ConfigDict:
         config.train.epochs = 2
         source["start"] = 0.0
     if ablation == "no_diffusion":
+        if "bank" in options:
+            raise InputError(
+                "There is nothing to keep in a bank without diffusion.",
+                where=f"--config=FILE:{argument}",
+            )
         shared = ("samples", "start", "rate", "unit")
         source = {
             "name": "ramped_uniform",
@@ -93,6 +102,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.negatives.generated = source
     config.losses.generated = {
         "name": "bpr",
+        # w_neg. More speeds up the beginning and harms the end: at .1 valid
+        # falls after some 50 epochs, at 1 as soon as negatives come.
         "weight": 0.05,
         "source": "generated",
     }

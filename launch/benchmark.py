@@ -1,7 +1,7 @@
 """Times experiments on a built-in catalogue of a known size.
 
     python launch/benchmark.py --size=baby \
-        --configs=configs/baseline.py:lightgcn,configs/baseline.py:mci
+        --config=configs/baseline.py:lightgcn --config=configs/baseline.py:mci
 
 Prints examples/s, seconds per epoch and per evaluation on valid, compile
 time and peak memory of the whole process; `--output=FILE` keeps them as JSON.
@@ -15,11 +15,11 @@ from rich.console import Console
 
 from neggen_jax import command
 
-_CONFIGS = flags.DEFINE_list(
-    "configs",
+_CONFIGS = flags.DEFINE_multi_string(
+    "config",
     ["configs/baseline.py:lightgcn", "configs/baseline.py:mci"],
-    "Config files, each with its argument after a colon and what differs "
-    "after plus signs: FILE.py:ARGUMENT+key=value.",
+    "Config file, with its argument after a colon and what differs after "
+    "plus signs: FILE.py:ARGUMENT+key=value. May be given several times.",
 )
 _SIZE = flags.DEFINE_string("size", "baby", "demo or baby.")
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs that medians are over.")

@@ -13,6 +13,7 @@ import os
 from absl import flags
 
 from neggen_jax import command
+from neggen_jax.errors import InputError
 
 _RUNS = flags.DEFINE_multi_string(
     "runs", None, "NAME=PATTERN of the workdirs of one method.", required=True
@@ -27,6 +28,12 @@ def main(argv: list[str]) -> None:
     groups = []
     for entry in _RUNS.value:
         name, _, pattern = entry.partition("=")
+        if not pattern:
+            raise InputError(
+                "A method has no name, or no runs.",
+                where=f"--runs={entry}",
+                expected="--runs=NAME=PATTERN",
+            )
         groups.append(
             significance.read(
                 name,

@@ -8,6 +8,7 @@ epochs; compilation is told apart.
 from __future__ import annotations
 
 import multiprocessing
+import re
 import tempfile
 from typing import Any
 
@@ -51,7 +52,7 @@ def measure(spec: str, size: str, epochs: int) -> dict[str, Any]:
         raise InputError(
             f"Unknown size {size!r}.", where="--size", fix=nearest(size, SIZES)
         )
-    file, *changes = spec.split("+")
+    file, *changes = re.split(r"\+(?=[a-z_]+\.)", spec)
     config = configs.load(file)
     configs.override(config, changes)
     with config.unlocked():

@@ -15,7 +15,8 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.config import flatten
 from neggen_jax.data import batches
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.negatives import difficulty, process
+from neggen_jax.negatives import SOURCES, difficulty, process
+from neggen_jax.negatives.diffusion import Diffusion
 from neggen_jax.partition import Partition
 
 _METRICS = ("recall", "ndcg", "precision", "map", "mrr", "hitrate")
@@ -45,9 +46,9 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
         _within(f"train.{key}", 1, 2**31 - 1, train[key])
     _within("evaluate.block_size", 1, 2**31 - 1, config.evaluate.block_size)
     _within("seed", 0, 2**32 - 1, config.seed)
-    _check_parts(config)
+    _check_parts(config, catalog)
     # 1 would never let the average leave the first parameters.
-    _within("train.ema", 0, 1 - 1e-9, train.ema)
+    _within("train.ema", 0.0, 1 - 1e-9, train.ema)
     shards = partition.shards("batch")
     if train.batch_size % shards:
         raise InputError(
@@ -59,31 +60,37 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
 
 
 def _within(key: str, low: float, high: float, *values: float) -> None:
+    kinds = int if isinstance(low, int) else (int, float)
     for value in values:
-        if not low <= value <= high:
+        if not isinstance(value, kinds) or not low <= value <= high:
+            whole = "a whole number " if kinds is int else ""
             raise InputError(
                 f"Bad value of {key!r}.",
                 where=f"config.{key}",
-                expected=f"from {low} to {high}",
-                found=value,
+                expected=f"{whole}from {low} to {high}",
+                found=repr(value),
             )
 
 
-# Keys of encoders, sources and losses that only make sense within bounds.
+# Keys of encoders, losses and optimisers that only make sense within bounds.
 _BOUNDS = {
     "dim": (1, 2**31 - 1),
     "layers": (0, 1000),
     "item_layers": (0, 1000),
     "neighbours": (1, 2**31 - 1),
-    "count": (1, 2**31 - 1),
-    "tries": (1, 1000),
-    "exponent": (0.0, 100.0),
     "temperature": (1e-6, 1e6),
     "weight": (0.0, 1e30),
     "learning_rate": (0.0, 1e30),
     "weight_decay": (0.0, 1e30),
     "clip_norm": (0.0, 1e30),
     "warmup_steps": (0, 2**31 - 1),
+}
+
+# The same for sources of negatives, of which others may bring their own.
+_OF_SOURCES = {
+    "count": (1, 2**31 - 1),
+    "tries": (1, 1000),
+    "exponent": (0.0, 100.0),
     "samples": (1, 1000),
     "start": (0.0, 1e30),
     "rate": (0.0, 1000.0),
@@ -97,7 +104,7 @@ _BOUNDS = {
     "observed": (1, 2**31 - 1),
 }
 
-# Keys that choose among words.
+# Their keys that choose among words.
 _CHOICES = {
     "levels": difficulty.LADDERS,
     "order": difficulty.ORDERS,
@@ -108,19 +115,101 @@ _CHOICES = {
 }
 
 
-def _check_parts(config: ConfigDict) -> None:
-    for name, value in flatten(config).items():
+def _check_parts(config: ConfigDict, catalog: Catalog) -> None:
+    values = flatten(config)
+    sources = tuple(f"negatives.{name}." for name in config.negatives)
+    for name, value in values.items():
         key = name.rpartition(".")[2]
-        if key in _BOUNDS:
+        if key in _BOUNDS and not name.startswith(sources):
             _within(name, *_BOUNDS[key], value)
-        if key in _CHOICES:
-            _one_of(value, _CHOICES[key], name)
+    for name, part in config.negatives.items():
+        kind = SOURCES.get(part.get("name", ""))
+        if kind is not None and kind.__module__.startswith("neggen_jax."):
+            _check_source(f"negatives.{name}", part, config.train, catalog)
     reserved = {"loss", "gradient_norm", "update_norm"} & set(config.losses)
     if reserved:
         raise InputError(
             f"{min(reserved)!r} cannot name a loss: it is logged already.",
             where="config.losses",
             fix="choose another name",
+        )
+
+
+def _check_source(
+    where: str, part: ConfigDict, train: ConfigDict, catalog: Catalog
+) -> None:
+    for key, value in part.items():
+        if key in _OF_SOURCES:
+            _within(f"{where}.{key}", *_OF_SOURCES[key], value)
+        if key in _CHOICES:
+            _one_of(value, _CHOICES[key], f"{where}.{key}")
+    _check_ramp(where, part, train)
+    if part.name == "diffusion":
+        _check_modalities(where, part, catalog)
+        _check_process(where, part)
+
+
+def _check_ramp(where: str, part: ConfigDict, train: ConfigDict) -> None:
+    length = {"run": 1, "epochs": train.epochs}.get(part.get("unit"))
+    if length is not None and part.get("start", 0) >= length:
+        raise InputError(
+            "No negative would be let in before the run ends.",
+            where=f"config.{where}.start",
+            expected=f"less than {length} ({part.unit})",
+            found=part.start,
+        )
+
+
+def _check_modalities(where: str, part: ConfigDict, catalog: Catalog) -> None:
+    named = tuple(part.get("modalities", ()))
+    if set(named) - set(catalog.features) or len(set(named)) < len(named):
+        raise InputError(
+            "Bad modalities of a source of negatives.",
+            where=f"config.{where}.modalities",
+            expected=f"some of {', '.join(sorted(catalog.features))}, once",
+            found=named,
+        )
+    # Configs name the usual ones, also for catalogues that lack them.
+    known = sorted({"text", "image", *catalog.features})
+    for key in ("first", "scales"):
+        given = part.get(key, ())
+        if isinstance(given, str):
+            raise InputError(
+                "A list of modalities is a string.",
+                where=f"config.{where}.{key}",
+                expected=f"({given!r},)",
+                found=repr(given),
+            )
+        for name in given:
+            _one_of(name, known, f"{where}.{key}")
+    for name, scale in part.get("scales", {}).items():
+        _within(f"{where}.scales.{name}", 0.0, 1000.0, scale)
+
+
+def _check_process(where: str, part: ConfigDict) -> None:
+    if part.get("steps", 0) > part.get("timesteps", Diffusion.timesteps):
+        raise InputError(
+            "Sampling takes more steps than the process has.",
+            where=f"config.{where}.steps",
+            expected=f"at most timesteps, {part.timesteps}",
+            found=part.steps,
+        )
+    noisy = part.get("target") == "noise" and part.get("noise") == "cosine"
+    if noisy and not part.get("clip", 0.0):
+        raise InputError(
+            "The last step of the cosine schedule leaves so little signal "
+            "that a denoiser of noise, unclipped, multiplies its errors.",
+            where=f"config.{where}.clip",
+            expected="more than 0, such as 4.0; or target 'x0'",
+            found=0.0,
+        )
+    guided = any(scale != 1 for scale in part.get("scales", {}).values())
+    if part.get("drop") == 0 and (guided or part.get("levels") != "joint"):
+        raise InputError(
+            "Conditions are left out in sampling, but never in training.",
+            where=f"config.{where}.drop",
+            expected="more than 0, as 0.05",
+            found=0.0,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from neggen_jax.config import RESUMABLE, flatten
 from neggen_jax.errors import InputError
 from neggen_jax.history import read_results
 from neggen_jax.metrics import paired_test
@@ -28,12 +29,14 @@ class Group:
 
     Attributes:
       name: of the method.
+      dataset: that was trained and evaluated on.
       users: int `[U]`, evaluated users.
       seeds: of the runs, rising.
       values: metric -> float64 `[seeds, U]`.
     """
 
     name: str
+    dataset: dict[str, Any]
     users: np.ndarray
     seeds: tuple[int, ...]
     values: dict[str, np.ndarray]
@@ -49,36 +52,78 @@ def read(
         more than the seed, or they were not evaluated on the same users.
     """
     if not workdirs:
-        raise InputError("A method has no runs.", where=name)
-    runs: dict[int, tuple[Any, ...]] = {}
+        raise InputError(
+            "A method has no runs.",
+            where=name,
+            expected="workdirs of finished runs, one for each seed",
+            fix="check the pattern",
+        )
+    runs: dict[int, dict[str, Any]] = {}
     for workdir in workdirs:
-        results = read_results(workdir)
-        config = dict(results["config"])
-        seed = config.pop("seed")
+        run = _read_run(Path(workdir), metrics)
+        seed = run["config"].pop("seed")
         if seed in runs:
             raise InputError(
                 f"Two runs of one method have the seed {seed}.",
-                where=f"{runs[seed][0]}, {workdir}",
+                where=f"{runs[seed]['workdir']}, {workdir}",
             )
-        path = Path(workdir) / "per_user_test.npz"
-        with np.load(path) as columns:
-            values = {key: columns[key] for key in ("users", *metrics)}
-        runs[seed] = workdir, config, results["dataset"], values
+        runs[seed] = run
     first, *others = (runs[seed] for seed in sorted(runs))
     for other in others:
-        same = np.array_equal(other[3]["users"], first[3]["users"])
-        if other[1:3] != first[1:3] or not same:
-            raise InputError(
-                "The runs of one method differ in more than their seed.",
-                where=f"{first[0]}, {other[0]}",
-            )
-    every = [first, *others]
+        _check_alike(first, other)
     return Group(
         name,
-        first[3]["users"],
+        first["dataset"],
+        first["users"],
         tuple(sorted(runs)),
-        {key: np.stack([run[3][key] for run in every]) for key in metrics},
+        {
+            key: np.stack([run[key] for run in (first, *others)])
+            for key in metrics
+        },
     )
+
+
+def _read_run(workdir: Path, metrics: Sequence[str]) -> dict[str, Any]:
+    results = read_results(workdir)
+    path = workdir / "per_user_test.npz"
+    try:
+        with np.load(path) as columns:
+            values = {key: columns[key] for key in ("users", *metrics)}
+    except (OSError, KeyError) as error:
+        raise InputError(
+            "A run does not tell each user's own metrics.",
+            where=path,
+            expected=", ".join(metrics),
+            found=error,
+            fix="train with these among --config.evaluate.cutoffs",
+        ) from error
+    config = {
+        key: value
+        for key, value in flatten(results["config"]).items()
+        # Where a run ran is no difference; how long, is.
+        if key not in RESUMABLE or key in ("train.epochs", "train.patience")
+    }
+    known = {"workdir": workdir, "config": config}
+    return {**values, **known, "dataset": results["dataset"]}
+
+
+def _check_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    a, b = one["config"], other["config"]
+    differing = [
+        f"{key}: {a.get(key)!r}, {b.get(key)!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]
+    if one["dataset"] != other["dataset"]:
+        differing.append("the dataset")
+    if not np.array_equal(one["users"], other["users"]):
+        differing.append("the evaluated users")
+    if differing:
+        raise InputError(
+            "The runs of one method differ in more than their seed.",
+            where=f"{one['workdir']}, {other['workdir']}",
+            found="; ".join(differing),
+        )
 
 
 def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
@@ -92,11 +137,13 @@ def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
       common seeds).
 
     Raises:
-      InputError: the two were not evaluated on the same users.
+      InputError: the two were trained on other data or evaluated on other
+        users.
     """
-    if not np.array_equal(baseline.users, other.users):
+    same = np.array_equal(baseline.users, other.users)
+    if baseline.dataset != other.dataset or not same:
         raise InputError(
-            "Two methods were not evaluated on the same users.",
+            "Two methods were not evaluated on the same users and data.",
             where=f"{baseline.name}, {other.name}",
             fix="compare runs on one dataset",
         )

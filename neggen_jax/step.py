@@ -54,7 +54,8 @@ class Report:
     """What a dispatch tells of its steps.
 
     Attributes:
-      means: of each loss term and metric over the steps.
+      means: of each loss term and metric over the steps in which it is
+        finite: a metric may have nothing to measure in some, or in all.
       bad_step: int32, the first step whose loss, gradient or update is not
         finite; -1.
       bad_terms: the terms of that step.
@@ -196,11 +197,11 @@ class Program:
         """
 
         def body(index, carry):
-            state, sums, bad_step, bad_terms = carry
+            state, sums, seen, bad_step, bad_terms = carry
             batch = jax.tree.map(lambda x: x[index], stack)
             at = state.step
             state, terms = self.step(state, inputs, batch)
-            sums = jax.tree.map(jnp.add, sums, terms)
+            sums, seen = _add(sums, seen, terms)
             # The loss is that of the parameters before the step; the update
             # tells whether those after it are fit to be saved.
             norms = terms["gradient_norm"] + terms["update_norm"]
@@ -211,16 +212,16 @@ class Program:
                 terms,
                 bad_terms,
             )
-            return state, sums, bad_step, bad_terms
+            return state, sums, seen, bad_step, bad_terms
 
         first = jax.tree.map(lambda x: x[0], stack)
         _, shapes = jax.eval_shape(self.step, state, inputs, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        start = (state, zeros, jnp.full((), -1, jnp.int32), zeros)
-        state, sums, bad_step, bad_terms = jax.lax.fori_loop(
+        start = (state, zeros, zeros, jnp.full((), -1, jnp.int32), zeros)
+        state, sums, seen, bad_step, bad_terms = jax.lax.fori_loop(
             0, count, body, start
         )
-        means = jax.tree.map(lambda x: x / count, sums)
+        means = jax.tree.map(jnp.divide, sums, seen)
         return state, Report(means, bad_step, bad_terms)
 
     def _cast(self, tree: Any) -> Any:
@@ -228,3 +229,12 @@ class Program:
             return x.astype(self.dtype) if x.dtype == jnp.float32 else x
 
         return jax.tree.map(cast, tree)
+
+
+def _add(sums: Terms, seen: Terms, terms: Terms) -> tuple[Terms, Terms]:
+    """Adds up finite values, and counts them."""
+    fine = jax.tree.map(jnp.isfinite, terms)
+    sums = jax.tree.map(
+        lambda s, x, ok: s + jnp.where(ok, x, 0), sums, terms, fine
+    )
+    return sums, jax.tree.map(jnp.add, seen, fine)

@@ -210,7 +210,12 @@ class Trainer:
         """Logs a report; stops the run if its loss was not finite."""
         said = jax.device_get(said)
         if said.bad_step >= 0:
-            terms = {k: float(v) for k, v in said.bad_terms.items()}
+            # Two slashes: a metric, which may have nothing to measure.
+            terms = {
+                k: float(v)
+                for k, v in said.bad_terms.items()
+                if k.count("/") < 2
+            }
             raise InputError(
                 f"Training diverged at step {said.bad_step}.",
                 where=self.directory,

@@ -6,7 +6,8 @@ from conftest import make_catalog
 from generated import with_generated
 
 from neggen_jax.errors import InputError
-from neggen_jax.negatives import difficulty, process
+from neggen_jax.negatives import SOURCES, difficulty, process
+from neggen_jax.negatives.catalogue import Uniform
 from neggen_jax.run import Run
 
 NAN = float("nan")
@@ -56,8 +57,58 @@ def test_values_out_of_bounds_are_refused(key, value):
     low, high, _ = BOUNDS[key]
     error = refused({key: value})
     assert error.where == f"config.negatives.generated.{key}"
-    assert error.expected == f"from {low} to {high}"
-    assert error.found is value
+    whole = "a whole number " if isinstance(low, int) else ""
+    assert error.expected == f"{whole}from {low} to {high}"
+    assert error.found == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("samples", 2.5), ("samples", "two"), ("start", None), ("hidden", 16.0)],
+)
+def test_values_of_another_type_are_refused(key, value):
+    error = refused({key: value})
+    assert error.where == f"config.negatives.generated.{key}"
+    assert error.found == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "message"),
+    [
+        # The run has 3 epochs.
+        ({"unit": "epochs", "start": 3.0}, "start", "before the run ends"),
+        ({"unit": "run", "start": 4.0}, "start", "before the run ends"),
+        ({"modalities": ("sound",)}, "modalities", "Bad modalities"),
+        ({"modalities": ("text", "text")}, "modalities", "Bad modalities"),
+        ({"first": "text"}, "first", "is a string"),
+        ({"first": ("imge",)}, "first", "Unknown value 'imge'"),
+        ({"scales": {"txt": 5.0}}, "scales", "Unknown value 'txt'"),
+        ({"scales": {"text": -3.0}}, "scales.text", "Bad value"),
+        ({"steps": 30, "timesteps": 25}, "steps", "more steps than"),
+        ({"noise": "cosine", "target": "noise"}, "clip", "multiplies its"),
+        ({"drop": 0.0}, "drop", "never in training"),
+        ({"drop": 0.0, "levels": "joint"}, "drop", "never in training"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(part, key, message):
+    error = refused(part)
+    assert error.where == f"config.negatives.generated.{key}"
+    assert message in error.problem
+
+
+def test_nothing_is_dropped_where_nothing_is_left_out():
+    make({"drop": 0.0, "levels": "joint", "scales": {"text": 1.0}})
+
+
+def test_a_source_of_ones_own_may_mean_something_else(monkeypatch):
+    class Mine(Uniform):
+        order: str = "asc"
+
+    monkeypatch.setitem(SOURCES, "mine", Mine)
+    config = with_generated("mf", {})
+    with config.unlocked():
+        config.negatives.generated = {"name": "mine", "order": "asc"}
+    Run.make(config, make_catalog(), jax.devices()[:1])
 
 
 @pytest.mark.parametrize("key", CHOICES)
@@ -112,7 +163,8 @@ def test_what_stands_on_a_bound_is_taken(end):
     """And everything together, with every word that there is."""
     part = {key: bounds[end] for key, bounds in BOUNDS.items()}
     part |= {key: known[-end] for key, (known, _, _) in CHOICES.items()}
-    part["steps"] = 0
+    # What does not go together is refused; see above.
+    part |= {"steps": 0, "start": 0.5, "drop": (0.05, 1 / 3)[end]}
     source = make(part).program.recommender.sources["generated"]
     for key, value in part.items():
         assert getattr(source, key) == value

@@ -197,7 +197,7 @@ def test_the_benchmark_prints_its_table(tmp_path):
     done = call(
         "benchmark",
         "--size=demo",
-        "--configs=configs/baseline.py:mf",
+        "--config=configs/baseline.py:mf",
         "--epochs=2",
         f"--output={output}",
     )

@@ -100,5 +100,5 @@ def test_no_runs_and_other_users_are_refused(tmp_path, groups):
         significance.read("none", [])
     recall = np.linspace(0, 1, len(USERS))
     apart = write(tmp_path / "apart", 0, recall, users=USERS + 1)
-    with pytest.raises(InputError, match="same users"):
+    with pytest.raises(InputError, match="same users and data"):
         significance.compare(groups[0], significance.read("b", [apart]))

@@ -68,7 +68,10 @@ def guided(modalities: tuple[str, ...], scales: Mapping[str, float]) -> Level:
 
 
 def ladder(
-    kind: str, modalities: tuple[str, ...], scales: Mapping[str, float]
+    kind: str,
+    modalities: tuple[str, ...],
+    scales: Mapping[str, float],
+    first: tuple[str, ...] = (),
 ) -> tuple[Level, ...]:
     """The levels of a catalogue, from easy to hard.
 
@@ -76,10 +79,14 @@ def ladder(
       kind: "single", each modality alone; "joint", all of them together;
         "ladder", the one and then the other. With one modality alone, the
         step below it is the user without any.
-      modalities: of the catalogue.
+      modalities: of the catalogue, in the order in which guidance adds them.
       scales: of guidance.
+      first: modalities whose own levels come first; the others follow in
+        their order.
     """
-    alone: list[tuple[str, ...]] = [(name,) for name in modalities]
+    rest = [name for name in modalities if name not in first]
+    begin = [name for name in first if name in modalities]
+    alone: list[tuple[str, ...]] = [(name,) for name in (*begin, *rest)]
     together = modalities
     if kind == "ladder" and len(modalities) == 1:
         alone = [()]

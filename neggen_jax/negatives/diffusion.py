@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from neggen_jax.data.inputs import Inputs, Needs
-from neggen_jax.errors import InputError
 from neggen_jax.models.denoiser import Denoiser
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import hardness
@@ -63,23 +62,29 @@ class Diffusion(Source):
       rate: of the ramp.
       unit: of `start`.
       modalities: that it is conditioned on; () takes all.
-      first: those that levels begin with, as far as there are; the others
-        follow by name. The authors begin with the text; what is easiest
-        depends on the catalogue, and the log tells.
+      first: those whose levels come first, as far as there are; the authors
+        begin with the text. What is easiest depends on the catalogue, and
+        the log tells.
       scales: modality -> scale of guidance, 1 where it is left out.
       timesteps: T of the diffusion process.
       noise: schedule of its noise, one of `process.SCHEDULES`.
       target: what the denoiser predicts, one of `process.TARGETS`.
       criterion: of its loss, one of `process.CRITERIA`.
       clip: largest magnitude of an entry of a predicted x_0, in standard
-        deviations; 0 does not clip.
+        deviations; 0 does not clip. A denoiser of noise wants about 4: what
+        it gets wrong in the first steps back is multiplied.
       hidden: units of the denoiser; 0 makes it one linear layer.
       drop: p; with n modalities, conditions are dropped in 3p of the rows,
         every non-empty set of them alike.
       steps: evaluations of the denoiser in one draw; 0 takes all T.
       eta: 1 for ancestral sampling, 0 for DDIM; see `Process.reverse`.
       bank: 0 draws negatives for every pair. n draws them for one pair in n
-        of each batch, keeps them for its user, and reads them for all.
+        of each batch, keeps them for its user, and reads them for all: every
+        step costs the same, where a refresh of all every n steps would stall
+        each n-th. What is read for a pair was told of this user, but mostly
+        of another of their positives. It takes users * Q * d floats, in
+        checkpoints too. With several devices, n should divide the rows of
+        the batch on each.
       observed: pairs of a batch that hardness is measured on, at most.
     """
 
@@ -123,7 +128,7 @@ class Diffusion(Source):
             self.make_rng("negatives"), 4
         )
         names = self._names(inputs)
-        levels = ladder(self.levels, names, self.scales)
+        levels = ladder(self.levels, names, self.scales, self.first)
         labels = [f"{n}-{level.name}" for n, level in enumerate(levels, 1)]
         if self.order == "falling":
             levels, labels = levels[::-1], labels[::-1]
@@ -175,9 +180,9 @@ class Diffusion(Source):
         )
 
     def _names(self, inputs: Inputs) -> tuple[str, ...]:
-        names = sorted(self.modalities or inputs.features)
-        first = [name for name in self.first if name in names]
-        return (*first, *(name for name in names if name not in first))
+        # Guidance adds the text first, as the authors have it.
+        names = self.modalities or inputs.features
+        return tuple(sorted(names, key=lambda name: (name != "text", name)))
 
     def _rows(
         self,
@@ -233,13 +238,6 @@ class Diffusion(Source):
         """Negatives `[B, Q, d]` of all levels that the first `count` touch."""
         pure, variables = denoiser.unbind()
         variables = jax.lax.stop_gradient(variables)
-        if self.steps > self.timesteps:
-            raise InputError(
-                "Sampling takes more steps than the process has.",
-                where=f"steps of the negatives {self.name!r}",
-                expected=f"at most {self.timesteps}",
-                found=self.steps,
-            )
         reverse = process.reverse(self.steps or self.timesteps, self.eta)
         most = len(levels) * self.samples
 

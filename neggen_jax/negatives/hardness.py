@@ -58,12 +58,14 @@ def measure(
     scores = jnp.einsum("pd,pqd->pq", users, vectors)
     near = _nearest(encoded, inputs, pairs, vectors)
     out = {"score/positive": positive, "score/uniform": sampled}
+    # Near 0, and worth nothing, until the encoder has learnt something.
+    gap = positive - sampled
     for name, places in levels.items():
         at = jnp.asarray(places)
         weight = weights[:, at]
         score = _mean(scores[:, at], weight)
         out[f"score/{name}"] = score
-        out[f"hardness/{name}"] = (score - sampled) / (positive - sampled)
+        out[f"hardness/{name}"] = (score - sampled) / gap
         out[f"distance/{name}"] = _mean(near[:, at], weight)
         out[f"false_negatives/{name}"] = _mean(near[:, at] < MARGIN, weight)
         if len(places) > 1:

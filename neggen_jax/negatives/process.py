@@ -188,15 +188,15 @@ class Reverse:
           shape: of what is drawn.
           key: of the draw.
         """
-        start_key, *keys = jax.random.split(key, len(self.time) + 1)
+        keys = jax.random.split(key, len(self.time) + 1)
 
         def back(x: jax.Array, at: tuple[Reverse, jax.Array]):
             here, key = at
             noise = jax.random.normal(key, shape) if self.random else 0.0
             return here.step(x, denoise(x, here.time), noise), None
 
-        start = jax.random.normal(start_key, shape)
-        return jax.lax.scan(back, start, (self, jnp.stack(keys)))[0]
+        start = jax.random.normal(keys[0], shape)
+        return jax.lax.scan(back, start, (self, keys[1:]))[0]
 
 
 def distance(output: jax.Array, wanted: jax.Array, criterion: str) -> jax.Array:
