@@ -5,7 +5,7 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from neggen_jax import recommender
+from neggen_jax import check, recommender
 from neggen_jax.config import (
     RESUMABLE,
     base,
@@ -19,6 +19,7 @@ from neggen_jax.errors import InputError
 from neggen_jax.models import ENCODERS
 
 BASELINE = pathlib.Path(__file__).parents[1] / "configs" / "baseline.py"
+GDNSM = BASELINE.with_name("gdnsm.py")
 
 
 def test_words_are_a_choice_and_options_in_any_order():
@@ -100,3 +101,52 @@ def test_overrides():
 def test_overrides_that_make_no_sense_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         override(load(str(BASELINE)), [change])
+
+
+# Word of configs/gdnsm.py -> what it changes in the source.
+ABLATIONS = {
+    "mci": {"start": 4.0, "levels": "ladder", "order": "rising", "bank": 0},
+    "no_schedule": {"start": 0.0},
+    "random": {"order": "random"},
+    "reversed": {"order": "falling"},
+    "unimodal": {"levels": "single"},
+    "multimodal": {"levels": "joint"},
+    "bank": {"bank": 4},
+    "smoke": {"start": 0.0},
+    "no_diffusion": {"name": "ramped_uniform", "count": 6, "start": 4.0},
+}
+
+
+@pytest.mark.parametrize("word", ABLATIONS)
+def test_gdnsm_and_its_ablations(word, catalog, one):
+    config = load(f"{GDNSM}:{word}")
+    config.evaluate.cutoffs = (5, 20)
+    model = recommender.build(config, sizes(catalog, one))
+    check.check(config, one, catalog)
+    source = {"name": "diffusion", **ABLATIONS[word]}
+    for key, value in source.items():
+        assert config.negatives.generated[key] == value, key
+    assert set(model.sources) == {"sampled", "generated"}
+    assert model.losses["generated"][0] == 0.05
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gdnsm_is_any_baseline_and_more(name):
+    """All that the encoder has alone stays as it is."""
+    plain, more = load(f"{BASELINE}:{name}"), load(f"{GDNSM}:{name}")
+    before, after = flatten(plain), flatten(more)
+    assert before.items() <= after.items()
+    added = {key for key in after if key not in before}
+    assert all("generated" in key for key in added), added
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("random,reversed", "two choices at once"),
+        ("bank,no_diffusion", "nothing to keep"),
+    ],
+)
+def test_words_of_gdnsm_that_contradict_are_refused(argument, message):
+    with pytest.raises(InputError, match=message):
+        load(f"{GDNSM}:{argument}")
