@@ -127,10 +127,10 @@ def _check_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
-    """Tests each metric, `other - baseline`.
+    """Tests each metric, `other - baseline`, over the seeds that both have.
 
-    Each user's values are averaged over the seeds first, and pairs are users;
-    "seed_p" is that of a paired t-test over the seeds that both have.
+    Each user's values are averaged over these seeds first, and pairs are
+    users; "seed_p" is that of a paired t-test over the seeds.
 
     Returns:
       Metric -> what `metrics.paired_test` gives, and "seed_p" (NaN below two
@@ -138,7 +138,7 @@ def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
 
     Raises:
       InputError: the two were trained on other data or evaluated on other
-        users.
+        users, or have no seed in common.
     """
     same = np.array_equal(baseline.users, other.users)
     if baseline.dataset != other.dataset or not same:
@@ -148,16 +148,23 @@ def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
             fix="compare runs on one dataset",
         )
     common = sorted(set(baseline.seeds) & set(other.seeds))
+    if not common:
+        raise InputError(
+            "Two methods have no seed in common.",
+            where=f"{baseline.name}, {other.name}",
+            found=f"{baseline.seeds}, {other.seeds}",
+        )
     out = {}
-    for key, values in other.values.items():
-        before = baseline.values[key]
-        out[key] = paired_test(values.mean(axis=0), before.mean(axis=0))
-        pairs = [
-            group.values[key][[group.seeds.index(s) for s in common]].mean(1)
+    for key in other.values:
+        after, before = (
+            group.values[key][[group.seeds.index(seed) for seed in common]]
             for group in (other, baseline)
-        ]
+        )
+        out[key] = paired_test(after.mean(axis=0), before.mean(axis=0))
         out[key]["seed_p"] = (
-            paired_test(*pairs)["t_p"] if len(common) > 1 else float("nan")
+            paired_test(after.mean(axis=1), before.mean(axis=1))["t_p"]
+            if len(common) > 1
+            else float("nan")
         )
     return out
 

@@ -65,9 +65,11 @@ def test_seeds_are_paired_by_number(tmp_path, values):
     one = [write(tmp_path / f"a{n}", n, plain[n]) for n in (0, 1, 2)]
     other = [write(tmp_path / f"b{n}", n, better[n]) for n in (2, 1)]
     pair = significance.read("a", one), significance.read("b", other)
-    found = significance.compare(*pair)["recall@20"]["seed_p"]
+    found = significance.compare(*pair)["recall@20"]
     wanted = stats.ttest_rel(better[1:].mean(1), plain[1:].mean(1)).pvalue
-    assert found == pytest.approx(wanted)
+    assert found["seed_p"] == pytest.approx(wanted)
+    gain = (better[1:] - plain[1:]).mean()
+    assert found["mean_difference"] == pytest.approx(gain)
 
 
 def test_the_table_has_a_line_for_each_method(groups):
@@ -100,5 +102,8 @@ def test_no_runs_and_other_users_are_refused(tmp_path, groups):
         significance.read("none", [])
     recall = np.linspace(0, 1, len(USERS))
     apart = write(tmp_path / "apart", 0, recall, users=USERS + 1)
+    alone = write(tmp_path / "alone", 7, recall)
+    with pytest.raises(InputError, match="no seed in common"):
+        significance.compare(groups[0], significance.read("c", [alone]))
     with pytest.raises(InputError, match="same users and data"):
         significance.compare(groups[0], significance.read("b", [apart]))
