@@ -1,7 +1,7 @@
 """Times experiments on a built-in catalogue of a known size.
 
     python launch/benchmark.py --size=baby \
-        --config=configs/baseline.py:lightgcn --config=configs/baseline.py:mci
+        --experiment=configs/baseline.py:mci --experiment=configs/gdnsm.py:mci
 
 Prints examples/s, seconds per epoch and per evaluation on valid, compile
 time and peak memory of the whole process; `--output=FILE` keeps them as JSON.
@@ -15,8 +15,8 @@ from rich.console import Console
 
 from neggen_jax import command
 
-_CONFIGS = flags.DEFINE_multi_string(
-    "config",
+_EXPERIMENTS = flags.DEFINE_multi_string(
+    "experiment",
     ["configs/baseline.py:lightgcn", "configs/baseline.py:mci"],
     "Config file, with its argument after a colon and what differs after "
     "plus signs: FILE.py:ARGUMENT+key=value. May be given several times.",
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     from neggen_jax import benchmark
 
     rows = {}
-    for spec in _CONFIGS.value:
+    for spec in _EXPERIMENTS.value:
         rows[spec] = benchmark.measure(spec, _SIZE.value, _EPOCHS.value)
     title = f"{_SIZE.value}, medians over {_EPOCHS.value} epochs"
     Console().print(benchmark.table(rows, title))

@@ -125,7 +125,7 @@ def _check_parts(config: ConfigDict, catalog: Catalog) -> None:
     for name, part in config.negatives.items():
         kind = SOURCES.get(part.get("name", ""))
         if kind is not None and kind.__module__.startswith("neggen_jax."):
-            _check_source(f"negatives.{name}", part, config.train, catalog)
+            _check_source(f"negatives.{name}", part, catalog)
     reserved = {"loss", "gradient_norm", "update_norm"} & set(config.losses)
     if reserved:
         raise InputError(
@@ -135,29 +135,23 @@ def _check_parts(config: ConfigDict, catalog: Catalog) -> None:
         )
 
 
-def _check_source(
-    where: str, part: ConfigDict, train: ConfigDict, catalog: Catalog
-) -> None:
+def _check_source(where: str, part: ConfigDict, catalog: Catalog) -> None:
     for key, value in part.items():
         if key in _OF_SOURCES:
             _within(f"{where}.{key}", *_OF_SOURCES[key], value)
         if key in _CHOICES:
             _one_of(value, _CHOICES[key], f"{where}.{key}")
-    _check_ramp(where, part, train)
-    if part.name == "diffusion":
-        _check_modalities(where, part, catalog)
-        _check_process(where, part)
-
-
-def _check_ramp(where: str, part: ConfigDict, train: ConfigDict) -> None:
-    length = {"run": 1, "epochs": train.epochs}.get(part.get("unit"))
-    if length is not None and part.get("start", 0) >= length:
+    # In epochs a run may be made longer; of its own length it never is.
+    if part.get("unit") == "run" and part.get("start", 0) >= 1:
         raise InputError(
             "No negative would be let in before the run ends.",
             where=f"config.{where}.start",
-            expected=f"less than {length} ({part.unit})",
+            expected="less than 1, as a share of the run",
             found=part.start,
         )
+    if part.name == "diffusion":
+        _check_modalities(where, part, catalog)
+        _check_process(where, part)
 
 
 def _check_modalities(where: str, part: ConfigDict, catalog: Catalog) -> None:

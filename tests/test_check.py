@@ -75,8 +75,6 @@ def test_values_of_another_type_are_refused(key, value):
 @pytest.mark.parametrize(
     ("part", "key", "message"),
     [
-        # The run has 3 epochs.
-        ({"unit": "epochs", "start": 3.0}, "start", "before the run ends"),
         ({"unit": "run", "start": 4.0}, "start", "before the run ends"),
         ({"modalities": ("sound",)}, "modalities", "Bad modalities"),
         ({"modalities": ("text", "text")}, "modalities", "Bad modalities"),

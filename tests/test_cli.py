@@ -197,7 +197,7 @@ def test_the_benchmark_prints_its_table(tmp_path):
     done = call(
         "benchmark",
         "--size=demo",
-        "--config=configs/baseline.py:mf",
+        "--experiment=configs/baseline.py:mf",
         "--epochs=2",
         f"--output={output}",
     )
