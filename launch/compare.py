@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
             )
         )
     print(significance.markdown(significance.rows(groups)))
+    for caveat in significance.caveats(groups):
+        print(f"note: {caveat}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Group:
     Attributes:
       name: of the method.
       dataset: that was trained and evaluated on.
+      config: dotted keys, without the seed and where the runs ran.
       users: int `[U]`, evaluated users.
       seeds: of the runs, rising.
       values: metric -> float64 `[seeds, U]`.
@@ -37,6 +38,7 @@ class Group:
 
     name: str
     dataset: dict[str, Any]
+    config: dict[str, Any]
     users: np.ndarray
     seeds: tuple[int, ...]
     values: dict[str, np.ndarray]
@@ -74,6 +76,7 @@ def read(
     return Group(
         name,
         first["dataset"],
+        first["config"],
         first["users"],
         tuple(sorted(runs)),
         {
@@ -166,6 +169,23 @@ def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
             if len(common) > 1
             else float("nan")
         )
+    return out
+
+
+def caveats(groups: Sequence[Group]) -> list[str]:
+    """What makes the first method and another unequal beside the method."""
+    first, *others = groups
+    out = []
+    for other in others:
+        if other.seeds != first.seeds:
+            common = sorted(set(first.seeds) & set(other.seeds))
+            out.append(
+                f"{other.name}: its difference is over the seeds {common} alone"
+            )
+        for key, value in sorted(other.config.items()):
+            before = first.config.get(key)
+            if key.startswith("train.") and value != before:
+                out.append(f"{other.name}: {key} is {value}, not {before}")
     return out
 
 

@@ -72,6 +72,19 @@ def test_seeds_are_paired_by_number(tmp_path, values):
     assert found["mean_difference"] == pytest.approx(gain)
 
 
+def test_what_is_unequal_is_said(tmp_path, values):
+    plain = values["plain"]
+    one = [write(tmp_path / f"a{n}", n, plain[n]) for n in (0, 1)]
+    long = {"train": {"epochs": 9}}
+    other = [write(tmp_path / "b", 1, plain[1], config=long)]
+    first, second = significance.read("a", one), significance.read("b", other)
+    assert significance.caveats([first, first]) == []
+    assert significance.caveats([first, second]) == [
+        "b: its difference is over the seeds [1] alone",
+        "b: train.epochs is 9, not None",
+    ]
+
+
 def test_the_table_has_a_line_for_each_method(groups):
     text = significance.markdown(significance.rows(groups))
     lines = text.splitlines()

@@ -153,11 +153,12 @@ def modalities(catalog: Catalog, needs: Needs) -> tuple[str, ...]:
     missing = sorted(set(wanted) - set(catalog.features))
     if missing or not wanted:
         raise InputError(
-            "The encoder needs modalities that the dataset does not have.",
+            "The recommender needs modalities that the dataset does not have.",
             where=f"dataset {catalog.name!r}",
             expected=", ".join(wanted) or "at least one modality",
             found=", ".join(sorted(catalog.features)) or "none",
-            fix="prepare the dataset with features, or choose another encoder",
+            fix="prepare the dataset with features, or choose another encoder "
+            "or other negatives",
         )
     return tuple(sorted(wanted))
 
