@@ -181,11 +181,12 @@ def _check_modalities(where: str, part: ConfigDict, catalog: Catalog) -> None:
 
 
 def _check_process(where: str, part: ConfigDict) -> None:
-    if part.get("steps", 0) > part.get("timesteps", Diffusion.timesteps):
+    timesteps = part.get("timesteps", Diffusion.timesteps)
+    if part.get("steps", 0) > timesteps:
         raise InputError(
             "Sampling takes more steps than the process has.",
             where=f"config.{where}.steps",
-            expected=f"at most timesteps, {part.timesteps}",
+            expected=f"at most timesteps, {timesteps}",
             found=part.steps,
         )
     noisy = part.get("target") == "noise" and part.get("noise") == "cosine"
