@@ -1,0 +1,15 @@
+"""Counterfactual negatives, written offline by a language model or a rule.
+
+    tasks.py          what is to be written: one task an item and modality
+    backends.py       who answers: the protocol of a language model
+    prompts.py        the three templates of prompts.toml
+    replies.py        what a reply must be to be accepted
+    writer.py         describe -> mask -> complete, with bounded retries
+    attributes.py     the writer without a model
+    ledger.py         records on disk: resumable, sharded, merged
+    counterfactuals.py  the pipeline that ties them together
+    encode.py         texts -> vectors in the dataset directory
+    inspect.py        a page to look at, and its figures
+
+Nothing here imports jax: generation runs where the language model runs.
+"""

@@ -1,0 +1,84 @@
+"""Who answers: what the pipeline wants of a language model.
+
+A backend turns one request into one reply. It batches, limits its
+concurrency, waits and tries again as its kind wants it; whether the words of
+a reply are any good is the business of `replies.py` and `writer.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One turn to be answered.
+
+    Attributes:
+      messages: (role, text) in order; roles are "system", "user" and
+        "assistant".
+      image: path of the picture that goes with the first user message; ""
+        for none.
+      max_tokens: longest reply.
+      schema: JSON schema of the reply, for backends that can enforce one;
+        None for free text.
+      label: what it is about ("item 12 text: mask"), for logs.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    image: str = ""
+    max_tokens: int = 256
+    schema: Mapping[str, Any] | None = None
+    label: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What came back.
+
+    Attributes:
+      text: of the reply, as it came.
+      finished: False if it was cut at `max_tokens`.
+      prompt_tokens: tokens read, 0 where nobody counts them.
+      reply_tokens: tokens written.
+    """
+
+    text: str
+    finished: bool = True
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+
+
+class RequestError(Exception):
+    """One request could not be answered; others may. Its text says why."""
+
+
+class Backend(Protocol):
+    """A language model.
+
+    What makes going on pointless - a server that is gone for good, a refused
+    key, an unknown model - is an `InputError`; it ends the run, of which
+    nothing is lost.
+
+    Attributes:
+      name: of the kind of backend.
+      model: as its server or hub calls it.
+      concurrency: requests worth having in flight.
+    """
+
+    name: str
+    model: str
+    concurrency: int
+
+    async def ask(self, request: Request) -> Reply:
+        """Answers one request.
+
+        Raises:
+          RequestError: if this request cannot be answered.
+          InputError: if none can.
+        """
+
+    async def close(self) -> None:
+        """Gives back what it holds."""
