@@ -2,8 +2,9 @@
 
 A `Catalog` holds the interactions by split, one feature matrix per modality
 and, when asked for, the items' own records (title, text, attributes, image
-references). Where it comes from is the business of `neggen_jax/data/`; what
-is trained on it, of everything else.
+references) and counterfactuals of them (`data/counterfactuals.py`). Where it
+comes from is the business of `neggen_jax/data/`; what is trained on it, of
+everything else.
 
 It is validated once, at the border: sources call `Catalog.validate` before
 `data/store.py` writes a dataset directory, and the directory carries the
@@ -23,7 +24,18 @@ from typing import Any
 
 import numpy as np
 
+from neggen_jax.data.counterfactuals import Counterfactuals, Rewritten
 from neggen_jax.errors import InputError
+
+__all__ = [
+    "SPLITS",
+    "Catalog",
+    "Counterfactuals",
+    "Features",
+    "Interactions",
+    "ItemRecords",
+    "Rewritten",
+]
 
 SPLITS = ("train", "valid", "test")
 
@@ -105,6 +117,7 @@ class Catalog:
       records: the items' own records, when they were asked for.
       user_ids: the source's own user identifiers, or None if they are the
         indices themselves.
+      counterfactuals: of the items, when a set of them was asked for.
     """
 
     name: str
@@ -114,6 +127,7 @@ class Catalog:
     features: Mapping[str, Features] = dataclasses.field(default_factory=dict)
     records: ItemRecords | None = None
     user_ids: list[str] | None = None
+    counterfactuals: Counterfactuals | None = None
 
     @property
     def train(self) -> Interactions:
@@ -125,7 +139,8 @@ class Catalog:
         """Hex digest of everything that training and evaluation can see.
 
         Covers sizes, interactions and feature vectors; not the name, nor
-        the records, which no training step reads.
+        the records, which no training step reads. Counterfactuals have a
+        fingerprint of their own.
         """
         digest = hashlib.sha256()
         digest.update(
@@ -171,6 +186,8 @@ class Catalog:
             _validate_features(self, modality)
         if self.records is not None:
             _validate_records(self)
+        if self.counterfactuals is not None:
+            self.counterfactuals.validate(self.num_items)
         return self
 
 

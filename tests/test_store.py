@@ -386,8 +386,8 @@ def test_an_existing_directory_is_kept_unless_told_otherwise(directory):
     assert contents(directory) == before
     store.save(other, directory, source={}, overwrite=True)
     assert store.load(directory).fingerprint == other.fingerprint
-    (directory / "counterfactuals").mkdir()
-    with pytest.raises(InputError, match=r"(?s)lost.*counterfactuals"):
+    (directory / "notes").mkdir()
+    with pytest.raises(InputError, match=r"(?s)lost.*notes"):
         store.save(other, directory, source={}, overwrite=True)
     assert store.load(directory).fingerprint == other.fingerprint
 

@@ -16,6 +16,8 @@ generation and evaluation begin here (`load`). Layout of a directory:
     features/<modality>.npy, .present.npy, .json
                         vectors, mask of the items that have them, manifest
     images/             of sources that draw their own images
+    counterfactuals/    what launch/generate.py makes of the items; see
+                        data/counterfactuals.py
     truth.npz           of sources that know it (the bazaar); never read here
 
 One record of the interactions is a block of up to 65,536 of them, and each
@@ -44,6 +46,7 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import SPLITS, Catalog, Features
+from neggen_jax.data import counterfactuals as rewritten
 from neggen_jax.data import directories, tables
 from neggen_jax.errors import InputError
 
@@ -64,7 +67,7 @@ _FIELDS = {
 # All that a dataset directory may hold and still be replaced by another.
 _OURS = re.compile(
     r"(catalog|dataset_info|features)\.json|truth\.npz|.+\.tfrecord-\d+"
-    r"|items|users|features|images"
+    r"|items|users|features|images|counterfactuals"
 )
 _FIX = "prepare the dataset directory again with launch/prepare.py"
 
@@ -132,7 +135,10 @@ def write(
 
 
 def load(
-    directory: str | os.PathLike[str], *, records: bool = False
+    directory: str | os.PathLike[str],
+    *,
+    records: bool = False,
+    counterfactuals: str | None = None,
 ) -> Catalog:
     """Reads a dataset directory.
 
@@ -140,13 +146,15 @@ def load(
       directory: written by `save`.
       records: also read the items' records and the users' own identifiers,
         which training does not need.
+      counterfactuals: name of the set of them to read also.
 
     Returns:
       The catalogue. Feature vectors are mapped, not copied, into memory.
 
     Raises:
       InputError: if the directory is missing, incomplete, of another format,
-        damaged, or not what its fingerprint says.
+        damaged, or not what its fingerprint says; or if the set of
+        counterfactuals is (see `data/counterfactuals.py`).
     """
     directory = Path(directory).absolute()
     known = describe(directory)
@@ -169,6 +177,11 @@ def load(
         items = tables.read_items(paths, root)
     if records and "users" in known["files"]:
         users = tables.read_users(_intact(directory, known["files"]["users"]))
+    made = None
+    if counterfactuals is not None:
+        made = rewritten.read(
+            directory, counterfactuals, known["num_items"], items_digest(known)
+        )
     catalog = Catalog(
         name=known["name"],
         num_users=known["num_users"],
@@ -177,10 +190,27 @@ def load(
         features=features,
         records=items,
         user_ids=users,
+        counterfactuals=made,
     )
     if catalog.fingerprint != known["fingerprint"]:
         raise _changed(_culprit(directory, catalog))
     return catalog
+
+
+def items_digest(known: Mapping[str, Any]) -> str:
+    """Digest of the items' records, by which what is made of them knows them.
+
+    Args:
+      known: of `describe`.
+
+    Returns:
+      Hex digest; "" for a dataset without records.
+    """
+    files = known["files"].get("items", {})
+    digests = [files[name] for name in sorted(files)]
+    if not digests:
+        return ""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
 
 
 def describe(directory: str | os.PathLike[str]) -> dict[str, Any]:
