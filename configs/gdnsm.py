@@ -69,6 +69,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "start": 4.0,
         "rate": 1.0,
         "unit": "epochs",
+        "conditions": "features",
         "scales": {"text": 1.1, "image": 1.1},
         "timesteps": 25,
         "noise": "linear",

@@ -160,6 +160,14 @@ class Catalog:
             digest.update(_raw(matrix.present, np.bool_))
         return digest.hexdigest()[:32]
 
+    @property
+    def identity(self) -> str:
+        """The fingerprint, and that of the counterfactuals beside it."""
+        parts = [self.fingerprint]
+        if self.counterfactuals is not None:
+            parts.append(self.counterfactuals.fingerprint)
+        return "-".join(parts)
+
     def popularity(self) -> np.ndarray:
         """Number of train interactions of each item, int64 `[num_items]`."""
         return np.bincount(self.train.items, minlength=self.num_items)

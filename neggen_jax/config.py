@@ -28,6 +28,13 @@ def base() -> ConfigDict:
     config.data.path = ""
     # "tf.data", or "numpy" where TensorFlow is not installed.
     config.data.pipeline = "tf.data"
+    config.data.counterfactuals = ConfigDict()
+    # A set that launch/generate.py has put into the dataset directory.
+    config.data.counterfactuals.name = ""
+    # How it reaches a step: as "tables" on the devices, or in "batches".
+    config.data.counterfactuals.feed = "tables"
+    # Gives each item those of another one, to see what they are worth.
+    config.data.counterfactuals.shuffled = False
 
     config.encoder = ConfigDict({"name": "lightgcn", "dim": 64})
     config.negatives = ConfigDict({"sampled": {"name": "uniform", "count": 1}})
@@ -55,6 +62,8 @@ def base() -> ConfigDict:
     # Positive pairs in one step, over all devices.
     config.train.batch_size = 2048
     config.train.epochs = 300
+    # Workdir of a run whose best encoder this one begins with; "": anew.
+    config.train.start_from = ""
     # Most steps that are stacked for one dispatch to the devices.
     config.train.steps_per_dispatch = 16
     # Epochs between two evaluations on valid.
@@ -88,6 +97,7 @@ RESUMABLE = frozenset(
     {
         "data.path",
         "data.pipeline",
+        "data.counterfactuals.feed",
         "train.epochs",
         "train.patience",
         "train.keep",

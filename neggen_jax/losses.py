@@ -78,6 +78,8 @@ def bpr(
     user_table, item_table = _view(encoded, view)
     users = user_table[batch["users"]].astype(jnp.float32)
     items = item_table[batch["items"]].astype(jnp.float32)
+    if drawn.positives is not None and not view:
+        items = drawn.positives
     vectors = item_table[_items(negatives, source)] if view else drawn.vectors
     weights = drawn.weights.astype(jnp.float32)
     positive = (users * items).sum(-1, keepdims=True)
@@ -184,6 +186,56 @@ def infonce(
     return total
 
 
+def alignment(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    source: str = "counterfactual",
+    temperature: float = 0.2,
+    others: bool = False,
+) -> jax.Array:
+    """Draws the causal effect of an item towards its embedding (NegGen).
+
+    InfoNCE by cosines: the anchor is the embedding `e_i`, its positive the
+    effect `c_i`, its negatives the item's counterfactual effects `c~_ik`. As
+    released, the loss has no positive in the denominator and no lower bound;
+    here it has both.
+
+    Args:
+      encoded: embeddings.
+      batch: positive pairs.
+      negatives: by source.
+      source: which has the effects.
+      temperature: divides the cosines.
+      others: let the effects of the batch's other items be negatives too.
+
+    Returns:
+      The mean over the pairs whose item has a counterfactual.
+    """
+    effect = _drawn(negatives, source).effect
+    if effect is None:
+        raise InputError(
+            "A loss reads causal effects, and the source has none.",
+            where=f"config.losses, negatives of {source!r}",
+            expected="a source that is 'counterfactual'",
+        )
+    items = batch["items"]
+    anchors = _unit(encoded.items[items])
+    ours, theirs = _unit(effect.factual), _unit(effect.counterfactual)
+    own = (anchors * ours).sum(-1) / temperature
+    wrong = jnp.einsum("bd,bkd->bk", anchors, theirs) / temperature
+    there = effect.present.any(axis=1)
+    logits = [own[:, None], jnp.where(effect.present, wrong, -jnp.inf)]
+    if others:
+        # The same item again is no negative of itself.
+        same = (items[:, None] == items) | ~there
+        cross = anchors @ ours.T / temperature
+        logits.append(jnp.where(same, -jnp.inf, cross))
+    apart = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1) - own
+    return (apart * there).sum() / jnp.maximum(there.sum(), 1)
+
+
 def _log_sum_exp(logits: jax.Array, bound: float) -> jax.Array:
     """Log-sum-exp of each row of logits that lie within +-`bound`."""
     if 2 * bound > 80:
@@ -202,6 +254,7 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
+    "alignment": alignment,
     "bpr": bpr,
     "content_bpr": content_bpr,
     "infonce": infonce,

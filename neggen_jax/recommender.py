@@ -51,8 +51,18 @@ class Recommender(nn.Module):
         return functools.reduce(union, needs)
 
     def encode(self, inputs: Inputs) -> Encoded:
-        """Embeds every user and item."""
-        return self.encoder(inputs)
+        """Embeds every user and item, as they are ranked."""
+        return self._encoded(inputs, training=False)
+
+    def _encoded(self, inputs: Inputs, training: bool) -> Encoded:
+        encoded = self.encoder(inputs)
+        if training:
+            # Rows are gathered from float32 tables, so that gradients of a
+            # row that occurs many times are summed in float32 too.
+            encoded = jax.tree.map(lambda x: x.astype(jnp.float32), encoded)
+        for source in self.sources.values():
+            encoded = source.extend(encoded, inputs, training)
+        return encoded
 
     def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
         """The inputs of one training epoch; pure."""
@@ -79,11 +89,7 @@ class Recommender(nn.Module):
         Returns:
           The total, and every term and metric by name.
         """
-        # Rows are gathered from float32 tables, so that gradients of a row
-        # that occurs many times are summed in float32 too.
-        encoded = jax.tree.map(
-            lambda x: x.astype(jnp.float32), self.encoder(inputs)
-        )
+        encoded = self._encoded(inputs, training=True)
         drawn = {
             name: source(encoded, inputs, batch, clock)
             for name, source in self.sources.items()

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from neggen_jax import check, evaluate, optimizer, recommender
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
-from neggen_jax.data import batches, inputs, store
+from neggen_jax.data import batches, inputs, rewritten, store
 from neggen_jax.errors import InputError
 from neggen_jax.partition import Partition, make_partition
 from neggen_jax.step import Program, State
@@ -71,19 +72,33 @@ class Run:
                 where="config.data.path",
                 fix="give --config.data.path=DIR, as launch/prepare.py made it",
             )
+        wanted = config.data.counterfactuals
         if catalog is None:
-            catalog = store.load(config.data.path)
+            catalog = store.load(
+                config.data.path, counterfactuals=wanted.name or None
+            )
+        if wanted.shuffled and catalog.counterfactuals is not None:
+            catalog = dataclasses.replace(
+                catalog,
+                counterfactuals=catalog.counterfactuals.shuffled(config.seed),
+            )
         check.check(config, partition, catalog)
+        sizes = inputs.sizes(catalog, partition)
+        model = recommender.build(config, sizes)
+        needs, tables = model.needs(), {}
+        placed = inputs.build(catalog, needs, partition, wanted.feed)
+        if needs.counterfactuals and wanted.feed == "batches":
+            assert catalog.counterfactuals is not None
+            tables = rewritten.columns(catalog.counterfactuals)
         stream = batches.make_stream(
             catalog,
             config.train.batch_size,
             config.train.steps_per_dispatch,
             config.seed,
+            item_tables=tables,
             process=(jax.process_index(), jax.process_count()),
         )
         steps = stream.schedule.steps_per_epoch
-        sizes = inputs.sizes(catalog, partition)
-        model = recommender.build(config, sizes)
         program = Program(
             recommender=model,
             optimizer=optimizer.make(
@@ -96,15 +111,14 @@ class Run:
             dtype=config.train.dtype,
             decay=config.train.ema,
         )
-        placed = inputs.build(catalog, model.needs(), partition)
         return cls(config, catalog, partition, program, stream, placed)
 
     def start(self) -> tuple[State, State]:
         """The state of step 0, and its abstract form; see `Program.place`."""
-        zeros = np.zeros(self.config.train.batch_size, np.int32)
+        size = self.config.train.batch_size
         batch = {
-            name: self.partition.put(zeros, "batch")
-            for name in ("users", "items")
+            name: self.partition.put(np.zeros((size, *shape), dtype), "batch")
+            for name, (shape, dtype) in self.stream.columns.items()
         }
         return self.program.place(self.inputs, batch)
 
@@ -117,6 +131,17 @@ class Run:
                 name: jax.make_array_from_process_local_data(sharding, column)
                 for name, column in stack.items()
             }
+
+    def stack(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of what `batches` yields."""
+        sharding = self.partition.sharding("step", "batch")
+        rows = self.stream.schedule.steps_per_dispatch, self.stream.batch_size
+        return {
+            name: jax.ShapeDtypeStruct(
+                (*rows, *shape), dtype, sharding=sharding
+            )
+            for name, (shape, dtype) in self.stream.columns.items()
+        }
 
     def ranker(self, split: str) -> evaluate.Ranker:
         """Ranks the held-out users of a split."""
@@ -153,12 +178,12 @@ def reopen(
     config.mesh.update(data=-1, model=1)
     config.data.path = data or config.data.path
     run = Run.make(config)
-    if run.catalog.fingerprint != identity["fingerprint"]:
+    if run.catalog.identity != identity["fingerprint"]:
         raise InputError(
             "The dataset has changed since the run was trained.",
             where=config.data.path,
             expected=identity["fingerprint"],
-            found=run.catalog.fingerprint,
+            found=run.catalog.identity,
             fix="prepare it as it was, or train again in a new workdir",
         )
     _, abstract = run.start()
@@ -166,6 +191,52 @@ def reopen(
         _, meta = checkpoints.restore(abstract)
         state, _ = checkpoints.restore(abstract, meta["best_step"])
     return run, state, int(state.step)
+
+
+def warm(run: Run, state: State) -> State:
+    """A new state with the encoder of `config.train.start_from`.
+
+    Optimiser and everything else begin anew.
+
+    Args:
+      run: that is to be trained.
+      state: of its step 0.
+
+    Raises:
+      InputError: if that run has another encoder or other data; see also
+        `reopen`.
+    """
+    source = run.config.train.start_from
+    base, trained, _ = reopen(source, run.config.data.path)
+    for name, ours, theirs in (
+        ("encoder", run.config.encoder, base.config.encoder),
+        ("dataset", run.catalog.fingerprint, base.catalog.fingerprint),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"The run to start from has another {name}.",
+                where=f"config.train.start_from={source}",
+                expected=ours,
+                found=theirs,
+                fix="train a base with the same one, or leave start_from out",
+            )
+    encoder = jax.tree.map(
+        lambda new, old: _moved(old, new),
+        state.params["encoder"],
+        trained.evaluated["encoder"],
+    )
+    params = {**state.params, "encoder": encoder}
+    # Not the same arrays twice: the state is donated.
+    average = None if state.average is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, average=average)
+
+
+def _moved(value: jax.Array, like: jax.Array) -> jax.Array:
+    """A trained table where another stands, with its padding."""
+    rows = np.zeros(like.shape, like.dtype)
+    some = min(len(value), len(like))
+    rows[:some] = np.asarray(value)[:some]
+    return jax.device_put(rows, like.sharding)
 
 
 def evaluate_state(

@@ -28,7 +28,7 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
 from neggen_jax.progress import Progress
-from neggen_jax.run import Run, evaluate_state
+from neggen_jax.run import Run, evaluate_state, warm
 from neggen_jax.step import Report, State
 from neggen_jax.workdir import Log, claim, writing
 
@@ -66,6 +66,8 @@ def train_and_evaluate(
             progress = Meta(
                 **saved | {"epoch_seconds": [], "evaluation_seconds": []}
             )
+        elif config.train.start_from:
+            state = warm(run, state)
         if not progress.over(config.train):
             # Left by a run that was shorter.
             finished.unlink(missing_ok=True)
@@ -189,11 +191,7 @@ class Trainer:
     def _compile(self, state: State, epoch: jax.Array, meta: Meta) -> None:
         """Compiles what trains: an epoch's preparation, and a dispatch."""
         run = self.run
-        rows = run.stream.schedule.steps_per_dispatch, run.stream.batch_size
-        sharding = run.partition.sharding("step", "batch")
-        column = jax.ShapeDtypeStruct(rows, np.int32, sharding=sharding)
         count = run.partition.put(np.int32(0))
-        stack = {"users": column, "items": column}
         started = time.perf_counter()
         prepare = jax.jit(run.program.prepare)
         self._prepare = prepare.lower(run.inputs, epoch).compile()
@@ -203,7 +201,9 @@ class Trainer:
         dispatch = jax.jit(
             run.program.dispatch, donate_argnums=0, out_shardings=(same, None)
         )
-        self._train = dispatch.lower(state, prepared, stack, count).compile()
+        self._train = dispatch.lower(
+            state, prepared, run.stack(), count
+        ).compile()
         meta.compile_seconds = time.perf_counter() - started
 
     def _tell(self, said: Report, dispatch: int) -> None:

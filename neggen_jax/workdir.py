@@ -56,7 +56,7 @@ def claim(
     directory = pathlib.Path(workdir)
     identity = {
         "dataset": catalog.name,
-        "fingerprint": catalog.fingerprint,
+        "fingerprint": catalog.identity,
         "config": config.to_dict(),
     }
     path = directory / "run.json"

@@ -44,7 +44,7 @@ def inputs():
         users, np.concatenate(owned), len(owned), ITEMS, on_mesh(1, 1)
     )
     # Nothing else is read.
-    return Inputs(positives, jnp.ones(ITEMS), None, {}, {})
+    return Inputs(positives, jnp.ones(ITEMS), None, {}, {}, None)
 
 
 @functools.cache

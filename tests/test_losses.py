@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from neggen_jax import losses
 from neggen_jax.errors import InputError
+from neggen_jax.models.causal import Effect
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives.source import Negatives
 
@@ -273,3 +274,97 @@ def test_content_needs_views(problem):
     bare = encoded.replace(views={"ego": encoded.views["ego"]})
     with pytest.raises(InputError, match="none but 'ego'"):
         losses.content_bpr(bare, batch, drawn(bare, items))
+
+
+def effects(present):
+    """Causal effects of the batch's items; an item's are the same each time."""
+    rng = np.random.default_rng(7)
+    c = rng.normal(size=(ITEMS, DIM)).astype(np.float32)
+    counter = rng.normal(size=(ITEMS, COUNT, DIM)).astype(np.float32)
+    return c, counter, present
+
+
+def aligned(encoded, batch, c, counter, present, temperature, others):
+    """Alignment in float64, pair by pair."""
+
+    def cosine(x, y):
+        return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+
+    total, count = 0.0, 0
+    table = encoded.items.astype(np.float64)
+    c, counter = c.astype(np.float64), counter.astype(np.float64)
+    for i in batch["items"]:
+        if not present[i].any():
+            continue
+        logits = [cosine(table[i], c[i])]
+        logits += [cosine(table[i], x) for x in counter[i][present[i]]]
+        if others:
+            logits += [
+                cosine(table[i], c[j])
+                for j in batch["items"]
+                if j != i and present[j].any()
+            ]
+        logits = np.array(logits) / temperature
+        total += np.log(np.exp(logits).sum()) - logits[0]
+        count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_alignment(problem, others, temperature):
+    encoded, batch, _ = problem
+    present = np.random.default_rng(8).random((ITEMS, COUNT)) < 0.6
+    present[batch["items"][0]] = False
+    given = effects(present)
+    rows = [x[batch["items"]] for x in given]
+    made = Negatives(rows[1], rows[2].astype(np.float32), effect=Effect(*rows))
+    got = losses.alignment(
+        encoded,
+        batch,
+        {"counterfactual": made},
+        temperature=temperature,
+        others=others,
+    )
+    want = aligned(encoded, batch, *given, temperature, others)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_alignment_of_nothing_is_nothing(problem):
+    encoded, batch, _ = problem
+    effect = Effect(
+        jnp.zeros((BATCH, DIM)),
+        jnp.zeros((BATCH, COUNT, DIM)),
+        jnp.zeros((BATCH, COUNT), bool),
+    )
+
+    def loss(effect):
+        weights = effect.present.astype(jnp.float32)
+        made = Negatives(effect.counterfactual, weights, effect=effect)
+        return losses.alignment(encoded, batch, {"counterfactual": made})
+
+    value, grads = jax.value_and_grad(loss, allow_int=True)(effect)
+    assert value == 0
+    assert not np.asarray(grads.factual).any()
+
+
+def test_alignment_wants_effects(problem):
+    encoded, batch, items = problem
+    with pytest.raises(InputError, match="causal effects"):
+        losses.alignment(
+            encoded, batch, drawn(encoded, items), source="sampled"
+        )
+
+
+def test_bpr_of_positives_with_a_score_of_their_own(problem):
+    encoded, batch, items = problem
+    rng = np.random.default_rng(9)
+    own = rng.normal(size=(BATCH, DIM)).astype(np.float32)
+    made = drawn(encoded, items)["sampled"].replace(positives=own)
+    got = losses.bpr(encoded, batch, {"sampled": made})
+    users, table = in_float64((encoded.users, encoded.items))
+    left = users[batch["users"]]
+    positive = (left * own).sum(-1, keepdims=True)
+    negative = np.einsum("bd,bkd->bk", left, table[items])
+    want = dense.softplus(negative - positive).mean()
+    np.testing.assert_allclose(got, want, rtol=1e-6)

@@ -34,6 +34,8 @@ def changed(value):
     """Another value of the same type."""
     if isinstance(value, str):
         return value + "x"
+    if isinstance(value, bool):
+        return not value
     return [*value, 7] if isinstance(value, list) else value + 1
 
 

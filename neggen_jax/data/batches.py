@@ -214,6 +214,12 @@ class Stream:
             )
 
     @property
+    def columns(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Column of a batch -> shape of one example, and dtype."""
+        tables = {"users": self.users, "items": self.items, **self.item_tables}
+        return {k: (t.shape[1:], t.dtype) for k, t in tables.items()}
+
+    @property
     def offsets(self) -> np.ndarray:
         """This process' positions relative to a stack's first, `[S, b]`."""
         index, count = self.process

@@ -101,6 +101,34 @@ class Counterfactuals:
             for name in ARRAYS:
                 yield modality, name, getattr(self.modalities[modality], name)
 
+    def shuffled(self, seed: int) -> Counterfactuals:
+        """Gives each item the counterfactuals of another one.
+
+        All modalities of an item go together, to an item that has as many;
+        so what is lost is only that they belong to the item.
+
+        Args:
+          seed: of the exchange.
+        """
+        rng = np.random.default_rng(seed)
+        parts = [part.present for part in self.modalities.values()]
+        masks = np.concatenate(parts, axis=1)
+        place = np.arange(len(masks))
+        _, kind = np.unique(masks, axis=0, return_inverse=True)
+        for number in range(kind.max() + 1):
+            # Along one cycle: nobody keeps their own but who is alone.
+            circle = rng.permutation(np.flatnonzero(kind == number))
+            place[circle] = np.roll(circle, 1)
+        moved = {
+            name: dataclasses.replace(
+                part,
+                counterfactual=part.counterfactual[place],
+                present=part.present[place],
+            )
+            for name, part in self.modalities.items()
+        }
+        return dataclasses.replace(self, modalities=moved)
+
     def validate(self, num_items: int) -> Counterfactuals:
         """Checks every rule that training relies on.
 

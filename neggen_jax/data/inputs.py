@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from neggen_jax.catalog import Catalog, Features
-from neggen_jax.data import graphs
+from neggen_jax.data import graphs, rewritten
+from neggen_jax.data.rewritten import Counterfactuals
 from neggen_jax.errors import InputError
 from neggen_jax.ops.positives import Positives, make_positives
 from neggen_jax.ops.sparse import Graph
@@ -58,6 +59,7 @@ class Needs:
       modalities: which modalities; () takes all that the catalogue has.
       fuse: modality -> weight; the item-item graphs are added up, with these
         weights scaled to sum to 1, into one graph named "fused".
+      counterfactuals: what `config.data.counterfactuals` names.
     """
 
     user_item: bool = False
@@ -65,6 +67,7 @@ class Needs:
     item_item: ItemGraph | None = None
     modalities: tuple[str, ...] = ()
     fuse: Mapping[str, float] | None = None
+    counterfactuals: bool = False
 
 
 def union(one: Needs, other: Needs) -> Needs:
@@ -94,6 +97,7 @@ def union(one: Needs, other: Needs) -> Needs:
         item_item=chosen.item_item,
         modalities=() if every else tuple(sorted(named)),
         fuse=chosen.fuse,
+        counterfactuals=one.counterfactuals or other.counterfactuals,
     )
 
 
@@ -121,6 +125,7 @@ class Inputs:
         for an encoder that does not ask for it.
       item_item: modality (or "fused") -> graph over items.
       features: modality -> matrix.
+      counterfactuals: of the items; None where nobody asks for them.
       prepared: what sources of negatives made for the epoch, by their names.
     """
 
@@ -129,6 +134,7 @@ class Inputs:
     user_item: Graph
     item_item: dict[str, Graph]
     features: dict[str, Matrix]
+    counterfactuals: Counterfactuals
     prepared: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
@@ -163,8 +169,16 @@ def modalities(catalog: Catalog, needs: Needs) -> tuple[str, ...]:
     return tuple(sorted(wanted))
 
 
-def build(catalog: Catalog, needs: Needs, partition: Partition) -> Inputs:
+def build(
+    catalog: Catalog, needs: Needs, partition: Partition, feed: str = "tables"
+) -> Inputs:
     """Makes and places what an encoder needs.
+
+    Args:
+      catalog: the dataset.
+      needs: of the whole recommender.
+      partition: the mesh.
+      feed: how counterfactuals reach a step, one of `rewritten.FEEDS`.
 
     Raises:
       InputError: see `modalities`.
@@ -197,6 +211,18 @@ def build(catalog: Catalog, needs: Needs, partition: Partition) -> Inputs:
             name: _place_features(catalog, name, size, partition)
             for name in modalities(catalog, needs)
         }
+    counterfactuals: Any = None
+    if needs.counterfactuals:
+        if catalog.counterfactuals is None:
+            raise InputError(
+                "The recommender needs counterfactuals, and no set is named.",
+                where="config.data.counterfactuals.name",
+                fix="give a set that launch/generate.py has made, such as "
+                "--config.data.counterfactuals.name=attributes",
+            )
+        counterfactuals = rewritten.place(
+            catalog.counterfactuals, size.item_rows, feed, partition
+        )
     popularity = np.zeros(size.item_rows, np.float32)
     popularity[: size.items] = catalog.popularity()
     return Inputs(
@@ -207,6 +233,7 @@ def build(catalog: Catalog, needs: Needs, partition: Partition) -> Inputs:
         user_item=user_item,
         item_item=item_item,
         features=features,
+        counterfactuals=counterfactuals,
     )
 
 

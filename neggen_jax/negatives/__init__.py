@@ -1,13 +1,17 @@
 """Where a pair's negatives come from."""
 
 from neggen_jax.negatives.catalogue import Popularity, Uniform
+from neggen_jax.negatives.counterfactual import Counterfactual
 from neggen_jax.negatives.difficulty import RampedUniform
 from neggen_jax.negatives.diffusion import Diffusion
+from neggen_jax.negatives.hard import DNS
 from neggen_jax.negatives.source import Source
 
 SOURCES: dict[str, type[Source]] = {
     "uniform": Uniform,
     "popularity": Popularity,
     "ramped_uniform": RampedUniform,
+    "counterfactual": Counterfactual,
     "diffusion": Diffusion,
+    "dns": DNS,
 }

@@ -10,6 +10,7 @@ step as the encoder, and no gradient passes between the two.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from neggen_jax.data import rewritten
 from neggen_jax.data.inputs import Inputs, Needs
 from neggen_jax.models.denoiser import Denoiser
 from neggen_jax.models.encoder import Encoded
@@ -61,6 +63,10 @@ class Diffusion(Source):
       start: S; see `difficulty.Ramp`, also for `rate` and `unit`.
       rate: of the ramp.
       unit: of `start`.
+      conditions: what it is told of an item in drawing: its "features", or
+        those of its "counterfactuals", which gives negatives that are hard
+        and mean something else. It learns from the items as they are in
+        both cases.
       modalities: that it is conditioned on; () takes all.
       first: those whose levels come first, as far as there are; the authors
         begin with the text. What is easiest depends on the catalogue, and
@@ -94,6 +100,7 @@ class Diffusion(Source):
     start: float = 30.0
     rate: float = 1.0
     unit: str = "epochs"
+    conditions: str = "features"
     modalities: tuple[str, ...] = ()
     first: tuple[str, ...] = ("text",)
     scales: Mapping[str, float] = FrozenDict()
@@ -110,7 +117,9 @@ class Diffusion(Source):
     observed: int = 256
 
     def needs(self) -> Needs:
-        """Raw features of the items."""
+        """Raw features of the items, or their counterfactuals."""
+        if self.conditions == "counterfactuals":
+            return Needs(counterfactuals=True)
         return Needs(features=True, modalities=tuple(self.modalities))
 
     @nn.compact
@@ -127,6 +136,7 @@ class Diffusion(Source):
         learn_key, draw_key, pick_key, see_key = jax.random.split(
             self.make_rng("negatives"), 4
         )
+        tell_key = jax.random.fold_in(draw_key, 0)
         names = self._names(inputs)
         levels = ladder(self.levels, names, self.scales, self.first)
         labels = [f"{n}-{level.name}" for n, level in enumerate(levels, 1)]
@@ -137,7 +147,7 @@ class Diffusion(Source):
         # Noise has a standard deviation of 1, and so has what it is added to.
         real = encoded.items[: inputs.positives.num_items]
         scale = jnp.maximum(real.std(), 1e-12)
-        rows = self._rows(encoded, inputs, batch, names, scale)
+        rows, told = self._rows(encoded, inputs, batch, names, scale, tell_key)
         process = Process(self.timesteps, self.noise, self.target, self.clip)
         dim = encoded.items.shape[1]
         denoiser = Denoiser(dim, names, self.timesteps, self.hidden)
@@ -152,11 +162,11 @@ class Diffusion(Source):
         )
         if self.bank:
             bank = Bank(len(encoded.users), most, dim)
-            some = jax.tree.map(lambda x: x[:: self.bank], rows)
+            some = jax.tree.map(lambda x: x[:: self.bank], told)
             bank.write(batch["users"][:: self.bank], draw(some), drawn)
             vectors, valid = bank.read(batch["users"])
         else:
-            vectors, valid = draw(rows), drawn
+            vectors, valid = draw(told), drawn
         weights = self._weights(count, valid, len(rows.users), most, pick_key)
         vectors *= scale
 
@@ -181,7 +191,9 @@ class Diffusion(Source):
 
     def _names(self, inputs: Inputs) -> tuple[str, ...]:
         # Guidance adds the text first, as the authors have it.
-        names = self.modalities or inputs.features
+        told = self.conditions == "counterfactuals"
+        known = inputs.counterfactuals.mean if told else inputs.features
+        names = self.modalities or tuple(known)
         return tuple(sorted(names, key=lambda name: (name != "text", name)))
 
     def _rows(
@@ -191,15 +203,39 @@ class Diffusion(Source):
         batch: Batch,
         names: tuple[str, ...],
         scale: jax.Array,
-    ) -> Rows:
+        key: jax.Array,
+    ) -> tuple[Rows, Rows]:
+        """What it learns from, and what it is told in drawing."""
         items = batch["items"]
-        matrices = {name: inputs.features[name] for name in names}
-        return Rows(
-            encoded.users[batch["users"]] / scale,
-            encoded.items[items] / scale,
-            {name: m.values[items] for name, m in matrices.items()},
-            {name: m.present[items] for name, m in matrices.items()},
+        users = encoded.users[batch["users"]] / scale
+        vectors = encoded.items[items] / scale
+        if self.conditions == "features":
+            matrices = {name: inputs.features[name] for name in names}
+            rows = Rows(
+                users,
+                vectors,
+                {name: m.values[items] for name, m in matrices.items()},
+                {name: m.present[items] for name, m in matrices.items()},
+            )
+            return rows, rows
+        known = rewritten.rows(inputs.counterfactuals, batch, items)
+        rows = Rows(
+            users,
+            vectors,
+            {name: known[name].factual for name in names},
+            {name: known[name].described for name in names},
         )
+        # Of several counterfactuals, one is chosen in each step; a modality
+        # that has none is one that nothing is told of.
+        count = known[names[0]].present.shape[1]
+        chosen = jax.random.randint(key, items.shape, 0, count)
+        pick = jnp.arange(len(items)), chosen
+        told = dataclasses.replace(
+            rows,
+            features={n: known[n].counterfactual[pick] for n in names},
+            present={n: known[n].present[pick] for n in names},
+        )
+        return rows, told
 
     def _learn(
         self, denoiser: Denoiser, process: Process, rows: Rows, key: jax.Array

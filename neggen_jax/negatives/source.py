@@ -13,6 +13,7 @@ import flax.struct
 import jax
 
 from neggen_jax.data.inputs import Inputs, Needs
+from neggen_jax.models.causal import Effect
 from neggen_jax.models.encoder import Encoded
 
 # users and items: int32 [B]; more columns where sources want them.
@@ -42,6 +43,9 @@ class Negatives:
       vectors: `[B, K, d]`, scored as `<user, vector>`.
       weights: `[B, K]`; 0 leaves one out.
       items: int32 `[B, K]` where they are catalogue items, else None.
+      positives: `[B, d]`, what the positives are scored by beside these
+        negatives; None for the items' embeddings.
+      effect: causal effects of the positives, where the source has them.
       losses: the source's own losses, added to the total as they are.
       metrics: scalars worth logging; NaN where there was nothing to measure.
     """
@@ -49,6 +53,8 @@ class Negatives:
     vectors: jax.Array
     weights: jax.Array
     items: jax.Array | None = None
+    positives: jax.Array | None = None
+    effect: Effect | None = None
     losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
@@ -70,6 +76,19 @@ class Source(nn.Module):
         """Adds to `inputs.prepared` what one epoch needs; pure."""
         del key
         return inputs
+
+    def extend(
+        self, encoded: Encoded, inputs: Inputs, training: bool
+    ) -> Encoded:
+        """Adds what it has learnt of all items to what is ranked.
+
+        Args:
+          encoded: of all users and items.
+          inputs: as built, or as prepared for the epoch.
+          training: whether losses, and not rankings, will read it.
+        """
+        del inputs, training
+        return encoded
 
     def __call__(
         self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock

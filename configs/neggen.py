@@ -1,0 +1,91 @@
+"""NegGen: an encoder that learns from its items' counterfactuals.
+
+    python launch/generate.py --data=DIR --backend=attributes
+    python launch/train.py --config=configs/neggen.py:lightgcn \
+        --config.data.path=DIR --workdir=DIR
+
+Everything of configs/baseline.py:ENCODER stays, the uniform negatives
+included; counterfactuals come beside them. Words of the argument, all
+optional:
+
+    lightgcn | mf | vbpr | freedom | mci     the encoder (default lightgcn)
+    gdnsm           with the diffusion negatives of configs/gdnsm.py
+    conditioned     the same, drawn under the conditions of counterfactuals
+    smoke           two epochs
+
+and one of the ablations:
+
+    no_effect       lambda = 0: ranked by the encoder alone
+    no_alignment    alpha = 0
+    text | image    counterfactuals of this modality alone
+    random          the set "random", whose attributes and values are random
+    shuffled        each item has the counterfactuals of another
+
+To start from an encoder that has been trained, give its workdir as
+--config.train.start_from=DIR. One device is enough. The metric to watch is
+valid/recall@20.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from neggen_jax.config import load, words
+
+# Ablation -> what it changes in the source.
+_ABLATIONS = {
+    "full": {},
+    "no_effect": {"strength": 0.0},
+    "no_alignment": {},
+    "text": {"modalities": ("text",)},
+    "image": {"modalities": ("image",)},
+    "random": {},
+    "shuffled": {},
+}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    encoder, ablation, together, options = words(
+        argument,
+        ("lightgcn", "mf", "vbpr", "freedom", "mci"),
+        _ABLATIONS,
+        ("alone", "gdnsm", "conditioned"),
+        options=("smoke",),
+    )
+    here = pathlib.Path(__file__)
+    base = "baseline" if together == "alone" else "gdnsm"
+    config = load(f"{here.with_name(base + '.py')}:{encoder}")
+    config.unlock()
+    wanted = config.data.counterfactuals
+    wanted.name = "random" if ablation == "random" else "attributes"
+    wanted.shuffled = ablation == "shuffled"
+    config.negatives.counterfactual = {
+        "name": "counterfactual",
+        # lambda; the authors'.
+        "strength": 0.4,
+        "score": "symmetric",
+        "modalities": (),
+        "heads": 8,
+        "everywhere": False,
+        **_ABLATIONS[ablation],
+    }
+    # L_rec, and w_cf.
+    config.losses.counterfactual = {
+        "name": "bpr",
+        "weight": 1.0,
+        "source": "counterfactual",
+    }
+    # L_align, alpha and tau; the authors'.
+    if ablation != "no_alignment":
+        config.losses.alignment = {
+            "name": "alignment",
+            "weight": 1e-2,
+            "source": "counterfactual",
+            "temperature": 0.2,
+            "others": False,
+        }
+    if together == "conditioned":
+        config.negatives.generated.conditions = "counterfactuals"
+    if "smoke" in options:
+        config.train.epochs = 2
+    return config

@@ -1,0 +1,179 @@
+"""Counterfactuals on their way to the devices.
+
+`Catalog.counterfactuals` holds vectors of each item's texts as they are and
+as they were rewritten. They reach a step in one of two ways: as tables beside
+the other inputs, or as columns of the batch, gathered by the input pipeline
+(`data/batches.py`) from memory-mapped files that no device ever holds whole.
+`rows` reads either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neggen_jax.data import counterfactuals
+from neggen_jax.errors import InputError
+from neggen_jax.partition import Partition
+
+# How they reach a step.
+FEEDS = ("tables", "batches")
+_FIELDS = ("factual", "described", "counterfactual", "present")
+
+
+@flax.struct.dataclass
+class Rewritten:
+    """One modality of some items, `n` of them, as vectors.
+
+    Attributes:
+      factual: float32 `[n, f]`.
+      described: bool `[n]`, whether there is a factual vector.
+      counterfactual: float32 `[n, K, f]`.
+      present: bool `[n, K]`, whether there is that counterfactual.
+    """
+
+    factual: jax.Array
+    described: jax.Array
+    counterfactual: jax.Array
+    present: jax.Array
+
+
+@flax.struct.dataclass
+class Counterfactuals:
+    """What stands still while a run trains.
+
+    Attributes:
+      tables: modality -> all items, `item_rows` of them; empty where batches
+        bring their own rows.
+      mean: modality -> float32 `[f]`, of the factual vectors.
+      scale: modality -> float32 scalar, by which centred vectors are divided.
+    """
+
+    tables: dict[str, Rewritten]
+    mean: dict[str, jax.Array]
+    scale: dict[str, jax.Array]
+
+
+def place(
+    known: counterfactuals.Counterfactuals,
+    item_rows: int,
+    feed: str,
+    mesh: Partition,
+) -> Counterfactuals:
+    """Puts on the devices what all steps share.
+
+    Args:
+      known: of the catalogue.
+      item_rows: rows of the tables, padding included.
+      feed: one of `FEEDS`.
+      mesh: where.
+    """
+    tables, mean, scale = {}, {}, {}
+    for name, made in known.modalities.items():
+        centre, size = _moments(made)
+        mean[name] = mesh.put(centre)
+        scale[name] = mesh.put(size)
+        if feed == "tables":
+            tables[name] = _table(made, item_rows, mesh)
+    return Counterfactuals(tables, mean, scale)
+
+
+def _table(
+    made: counterfactuals.Rewritten, item_rows: int, mesh: Partition
+) -> Rewritten:
+    extra = item_rows - len(made.factual)
+
+    def put(column: np.ndarray) -> jax.Array:
+        wide = [(0, extra), *[(0, 0)] * (column.ndim - 1)]
+        axes = "item", *[None] * (column.ndim - 1)
+        return mesh.put(np.pad(column, wide) if extra else column, *axes)
+
+    return Rewritten(**{f: put(getattr(made, f)) for f in _FIELDS})
+
+
+def columns(known: counterfactuals.Counterfactuals) -> dict[str, np.ndarray]:
+    """The tables as a pipeline wants them: column -> `[num_items, ...]`."""
+    return {
+        f"{name}/{field}": getattr(made, field)
+        for name, made in known.modalities.items()
+        for field in _FIELDS
+    }
+
+
+def rows(
+    known: Counterfactuals,
+    batch: Mapping[str, jax.Array],
+    items: jax.Array | None,
+) -> dict[str, Rewritten]:
+    """The counterfactuals of some items, standardised.
+
+    Vectors are centred by the mean of the factual ones and divided by the
+    root of their mean square, both of them alike: what they differ by is
+    what the rewriting changed, and nothing else.
+
+    Args:
+      known: of the catalogue.
+      batch: whose positive items are meant if there are no tables.
+      items: int32 `[n]`, indices into the tables; None takes all items.
+
+    Returns:
+      Modality -> rows.
+
+    Raises:
+      InputError: if neither tables nor batch hold them.
+    """
+    out = {}
+    for name, mean in known.mean.items():
+        if name in known.tables:
+            found = known.tables[name]
+            if items is not None:
+                found = jax.tree.map(lambda x: x[items], found)
+        elif f"{name}/factual" in batch:
+            found = Rewritten(**{f: batch[f"{name}/{f}"] for f in _FIELDS})
+        else:
+            raise InputError(
+                "Counterfactuals are read that are not on the devices.",
+                where="config.data.counterfactuals.feed",
+                expected="'tables', for what reads more than a batch",
+                found="batches",
+            )
+        out[name] = _standardised(found, mean, known.scale[name])
+    return out
+
+
+def _standardised(
+    found: Rewritten, mean: jax.Array, scale: jax.Array
+) -> Rewritten:
+    def centred(x: jax.Array, there: jax.Array) -> jax.Array:
+        x = (x.astype(jnp.float32) - mean) / scale
+        return jnp.where(there[..., None], x, 0.0)
+
+    return dataclasses.replace(
+        found,
+        factual=centred(found.factual, found.described),
+        counterfactual=centred(found.counterfactual, found.present),
+    )
+
+
+def _moments(made: counterfactuals.Rewritten) -> tuple[np.ndarray, np.ndarray]:
+    """Mean `[f]` and root mean square about it, by blocks, of factual rows."""
+    count = max(int(made.described.sum()), 1)
+    width, block = made.factual.shape[1], 65_536
+    mean = np.zeros(width)
+    square = 0.0
+    parts = range(0, len(made.factual), block)
+    for start in parts:
+        some = slice(start, start + block)
+        here = made.factual[some][made.described[some]].astype(np.float64)
+        mean += here.sum(axis=0) / count
+    for start in parts:
+        some = slice(start, start + block)
+        here = made.factual[some][made.described[some]] - mean
+        square += np.square(here).sum() / (count * width)
+    scale = np.sqrt(square) or 1.0
+    return mean.astype(np.float32), np.asarray(scale, np.float32)

@@ -1,0 +1,102 @@
+"""NegGen's causal module: what of an item its counterfactual lacks.
+
+Ji et al., "Generating negative samples for multi-modal recommendation", ACM
+MM 2025. The modalities of an item attend to one another, as they are and as
+they were rewritten; the causal effect is what differs between the two.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from neggen_jax.data.rewritten import Rewritten
+
+
+@flax.struct.dataclass
+class Effect:
+    """What the causal module says of `n` items.
+
+    Attributes:
+      factual: c, `[n, d]`: the causal effect, factual minus counterfactual;
+        the mean over the counterfactuals, and 0 where there is none.
+      counterfactual: c~, `[n, K, d]`, of each counterfactual.
+      present: bool `[n, K]`, whether there is that counterfactual.
+    """
+
+    factual: jax.Array
+    counterfactual: jax.Array
+    present: jax.Array
+
+
+class CausalEffect(nn.Module):
+    """Attention over an item's modalities, and a projection of what differs.
+
+    The released code attends over one token, which is a linear map; here, as
+    the paper means it, over one token for each modality.
+
+    Attributes:
+      heads: of the attention; they divide the width of embeddings.
+      modalities: whose counterfactuals count; the others' tokens stay
+        factual in both. () takes all.
+    """
+
+    heads: int = 8
+    modalities: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, rows: dict[str, Rewritten], dim: int) -> Effect:
+        """Computes the effect of `n` items.
+
+        Args:
+          rows: modality -> vectors.
+          dim: d, of the encoder's embeddings.
+        """
+        attention = nn.MultiHeadDotProductAttention(
+            num_heads=self.heads, qkv_features=dim, name="attention"
+        )
+        inner = nn.Dense(dim, name="project_in")
+        outer = nn.Dense(dim, name="project_out")
+
+        def project(x: jax.Array) -> jax.Array:
+            return outer(nn.relu(inner(x)))
+
+        tokens, rewritten, known, changed = [], [], [], []
+        for name, row in sorted(rows.items()):
+            embed = nn.Dense(dim, name=f"embed_{name}")
+            factual = embed(row.factual)
+            here = row.present & row.described[:, None]
+            if self.modalities and name not in self.modalities:
+                here = jnp.zeros_like(here)
+            other = embed(row.counterfactual)
+            tokens.append(factual)
+            rewritten.append(
+                # A modality that was not rewritten is as it was.
+                jnp.where(here[..., None], other, factual[:, None])
+            )
+            known.append(row.described)
+            changed.append(here)
+        there = jnp.stack(known, axis=-1)
+        fact = _fused(attention, jnp.stack(tokens, axis=-2), there)
+        counter = _fused(
+            attention, jnp.stack(rewritten, axis=-2), there[:, None]
+        )
+        present = jnp.any(jnp.stack(changed), axis=0)
+        weights = present / jnp.maximum(present.sum(1, keepdims=True), 1)
+        effects = project(fact[:, None] - counter)
+        return Effect(
+            jnp.einsum("nkd,nk->nd", effects, weights),
+            project(counter),
+            present,
+        )
+
+
+def _fused(
+    attention: nn.Module, tokens: jax.Array, there: jax.Array
+) -> jax.Array:
+    """Mean over modalities `[..., m, d]` of what they attend to."""
+    mixed = attention(tokens, mask=there[..., None, None, :])
+    weights = there / jnp.maximum(there.sum(-1, keepdims=True), 1)
+    return jnp.einsum("...md,...m->...d", mixed, weights)
