@@ -32,8 +32,10 @@ $(VENV)/.env: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-mllm.txt $(VENV)/.env
-	$(PIP) install --quiet -r requirements-dev.txt -r requirements-mllm.txt
+$(VENV)/.dev: requirements-dev.txt requirements-mllm.txt \
+		requirements-openai.txt $(VENV)/.env
+	$(PIP) install --quiet -r requirements-dev.txt \
+		-r requirements-mllm.txt -r requirements-openai.txt
 	touch $@
 
 clean:

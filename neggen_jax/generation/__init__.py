@@ -2,6 +2,9 @@
 
     tasks.py          what is to be written: one task an item and modality
     backends.py       who answers: the protocol of a language model
+    backend_openai.py  any server of OpenAI's chat completions, with
+                      chat_protocol.py, pacing.py and request_log.py
+    pictures.py       what models are shown
     prompts.py        the three templates of prompts.toml
     replies.py        what a reply must be to be accepted
     writer.py         describe -> mask -> complete, with bounded retries
