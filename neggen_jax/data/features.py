@@ -72,8 +72,13 @@ def extract(
       InputError: for unknown words, content that cannot be read or tells
         nothing, or a model that cannot be loaded.
     """
-    kind = _check(modality, encoder, dim, batch_size, seed, bad_images)
-    track = _tracked if progress else untracked
+    kind = encoder_of(modality, encoder, dim, batch_size, seed)
+    if bad_images not in ("error", "absent"):
+        raise InputError(
+            f"Features cannot be made with bad_images={bad_images!r}.",
+            fix=nearest(bad_images, ("error", "absent")),
+        )
+    track = tracked if progress else untracked
     # Made first: a missing model is found before all images are read.
     coder = kind(model, dim, batch_size, seed, track)
     source: dict[str, Any]
@@ -91,7 +96,7 @@ def extract(
         )
     some = coder.fit_transform([c for c in contents if c is not None])
     values = np.zeros((len(records), some.shape[1]), np.float32)
-    values[having] = _unit_rows(some)
+    values[having] = unit_rows(some)
     present = np.asarray(values.any(axis=1))
     manifest = {
         "modality": modality,
@@ -130,19 +135,17 @@ def item_text(
     return ". ".join(part.strip() for part in parts if part.strip())
 
 
-def _check(
-    modality: str,
-    encoder: str,
-    dim: int | None,
-    batch_size: int,
-    seed: int,
-    bad_images: str,
+def encoder_of(
+    modality: str, encoder: str, dim: int | None, batch_size: int, seed: int
 ) -> type[Encoder]:
-    """The encoder's class, when nothing is wrong with the arguments."""
+    """The encoder's class, when nothing is wrong with the arguments.
+
+    Raises:
+      InputError: if something is; see `extract` for what they mean.
+    """
     known: dict[str, tuple[str, Collection[str]]] = {
         "modality": (modality, ENCODERS),
         "encoder": (encoder, ENCODERS.get(modality, {})),
-        "bad_images": (bad_images, ("error", "absent")),
     }
     for name, (word, words) in known.items():
         if word not in words:
@@ -216,8 +219,17 @@ def _images(
     return files, {"unreadable": len(problems), "sha256": digest.hexdigest()}
 
 
-def _unit_rows(values: np.ndarray) -> np.ndarray:
-    """Rows of length one; zero where there is nothing but rounding."""
+def unit_rows(values: np.ndarray, longest: float | None = None) -> np.ndarray:
+    """Rows of length one; zero where there is nothing but rounding.
+
+    Args:
+      values: `[n, f]`.
+      longest: length of the longest row of the whole, where `values` are a
+        part of it.
+
+    Raises:
+      InputError: if a value is not finite.
+    """
     if not np.isfinite(values).all():
         raise InputError(
             "The encoder's vectors hold NaN or infinity.",
@@ -225,11 +237,11 @@ def _unit_rows(values: np.ndarray) -> np.ndarray:
             fix="choose another model",
         )
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    tell = lengths > 1e-5 * lengths.max()
+    tell = lengths > 1e-5 * (lengths.max() if longest is None else longest)
     return np.where(tell, values / np.where(tell, lengths, 1), 0)
 
 
-def _tracked(steps: Iterable[Any], label: str) -> Iterable[Any]:
+def tracked(steps: Iterable[Any], label: str) -> Iterable[Any]:
     """A progress bar on stderr, so that stdout keeps to results."""
     from rich.console import Console
     from rich.progress import track
