@@ -60,6 +60,12 @@ class Recommender(nn.Module):
             # Rows are gathered from float32 tables, so that gradients of a
             # row that occurs many times are summed in float32 too.
             encoded = jax.tree.map(lambda x: x.astype(jnp.float32), encoded)
+        return self.extend(encoded, inputs, training)
+
+    def extend(
+        self, encoded: Encoded, inputs: Inputs, training: bool = False
+    ) -> Encoded:
+        """Adds to the items what sources have learnt of them."""
         for source in self.sources.values():
             encoded = source.extend(encoded, inputs, training)
         return encoded

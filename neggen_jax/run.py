@@ -7,6 +7,7 @@ what was trained.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.data import batches, inputs, rewritten, store
 from neggen_jax.errors import InputError
+from neggen_jax.models.encoder import Encoded
 from neggen_jax.partition import Partition, make_partition
 from neggen_jax.step import Program, State
 from neggen_jax.workdir import read_identity
@@ -143,6 +145,55 @@ class Run:
             for name, (shape, dtype) in self.stream.columns.items()
         }
 
+    def encode(self, params: Any) -> tuple[jax.Array, jax.Array]:
+        """Final vectors of all users and items, float32, as they are ranked.
+
+        Args:
+          params: of the recommender.
+        """
+        users, items = self._encode(params, self.inputs)
+        tables = self.stream.item_tables
+        if not tables:
+            return users, items
+        # Counterfactuals that batches bring are on no device: sources read
+        # them here block by block.
+        block = min(self.catalog.num_items, self.config.evaluate.block_size)
+        out = jnp.copy(items)
+        for first in range(0, self.catalog.num_items, block):
+            # The last block may repeat some of the one before.
+            start = min(first, self.catalog.num_items - block)
+            some = rewritten.block(tables, start, block, self.partition)
+            out = self._extend(
+                params, self.inputs, some, (users, items), out, start
+            )
+        return users, out
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        return jax.jit(self.program.encode)
+
+    @functools.cached_property
+    def _extend(self) -> Any:
+        @functools.partial(jax.jit, donate_argnums=4)
+        def extend(params, inputs, tables, known, out, start):
+            users, items = known
+            size = len(next(iter(tables.values())).factual)
+            some = Encoded(
+                users, jax.lax.dynamic_slice_in_dim(items, start, size), {}
+            )
+            here = dataclasses.replace(inputs.counterfactuals, tables=tables)
+            moved: Any = self.program.recommender.apply(
+                {"params": params},
+                some,
+                dataclasses.replace(inputs, counterfactuals=here),
+                method="extend",
+            )
+            return jax.lax.dynamic_update_slice_in_dim(
+                out, moved.items, start, 0
+            )
+
+        return extend
+
     def ranker(self, split: str) -> evaluate.Ranker:
         """Ranks the held-out users of a split."""
         return evaluate.Ranker(
@@ -254,7 +305,7 @@ def evaluate_state(
     Returns:
       Measure -> value, and recall by popularity decile.
     """
-    users, items = jax.jit(run.program.encode)(state.evaluated, run.inputs)
+    users, items = run.encode(state.evaluated)
     ranked = run.ranker(split)(users, items)
     cutoffs = tuple(run.config.evaluate.cutoffs)
     if directory is not None:

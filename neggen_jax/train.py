@@ -132,7 +132,6 @@ class Trainer:
     ):
         self.run, self.directory = run, directory
         self.checkpoints = checkpoints
-        self._encode = jax.jit(run.program.encode)
         self._ranker = run.ranker("valid")
         self._prepare: Any = None
         self._train: Any = None
@@ -244,7 +243,7 @@ class Trainer:
         if meta.epochs % config.train.eval_every and not last:
             return None
         started = time.perf_counter()
-        users, items = self._encode(state.evaluated, self.run.inputs)
+        users, items = self.run.encode(state.evaluated)
         ranked = self._ranker(users, items)
         values = metrics.summarize(
             evaluate.accuracy(ranked, tuple(config.evaluate.cutoffs))

@@ -23,6 +23,7 @@ from neggen_jax.partition import Partition
 
 # How they reach a step.
 FEEDS = ("tables", "batches")
+_BLOCK = 65_536  # items that moments are taken of at a time
 _FIELDS = ("factual", "described", "counterfactual", "present")
 
 
@@ -105,6 +106,20 @@ def columns(known: counterfactuals.Counterfactuals) -> dict[str, np.ndarray]:
     }
 
 
+def block(
+    tables: Mapping[str, np.ndarray], start: int, size: int, mesh: Partition
+) -> dict[str, Rewritten]:
+    """Some of what `columns` gave, on the devices: modality -> rows."""
+    some = slice(start, start + size)
+    names = sorted({column.rpartition("/")[0] for column in tables})
+    return {
+        name: Rewritten(
+            **{f: mesh.put(tables[f"{name}/{f}"][some]) for f in _FIELDS}
+        )
+        for name in names
+    }
+
+
 def rows(
     known: Counterfactuals,
     batch: Mapping[str, jax.Array],
@@ -163,16 +178,16 @@ def _standardised(
 def _moments(made: counterfactuals.Rewritten) -> tuple[np.ndarray, np.ndarray]:
     """Mean `[f]` and root mean square about it, by blocks, of factual rows."""
     count = max(int(made.described.sum()), 1)
-    width, block = made.factual.shape[1], 65_536
+    width = made.factual.shape[1]
     mean = np.zeros(width)
     square = 0.0
-    parts = range(0, len(made.factual), block)
+    parts = range(0, len(made.factual), _BLOCK)
     for start in parts:
-        some = slice(start, start + block)
+        some = slice(start, start + _BLOCK)
         here = made.factual[some][made.described[some]].astype(np.float64)
         mean += here.sum(axis=0) / count
     for start in parts:
-        some = slice(start, start + block)
+        some = slice(start, start + _BLOCK)
         here = made.factual[some][made.described[some]] - mean
         square += np.square(here).sum() / (count * width)
     scale = np.sqrt(square) or 1.0

@@ -55,8 +55,13 @@ class Counterfactual(Source):
     def extend(
         self, encoded: Encoded, inputs: Inputs, training: bool
     ) -> Encoded:
-        """Adds the causal effect to all items."""
-        if training and not self.everywhere:
+        """Adds the causal effect to all items.
+
+        Where it is batches that bring counterfactuals, there are no tables to
+        read it from, and whoever ranks brings them block by block.
+        """
+        skipped = training and not self.everywhere
+        if skipped or not inputs.counterfactuals.tables:
             return encoded
         rows = rewritten.rows(inputs.counterfactuals, {}, None)
         effect = self.effect(rows, encoded.items.shape[1])
