@@ -25,7 +25,7 @@ pytest.importorskip("openai", reason="pip install -r requirements-openai.txt")
 HELLO = Request((("system", "Be brief."), ("user", "Hello there")), label="hi")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 # Retries within milliseconds; what is waited for is asserted by counts.
-QUICK = Retry(tries=4, first=0.01, longest=0.02, patience=5.0, give_up=20)
+QUICK = Retry(tries=4, first=0.01, longest=0.02, patience=5.0)
 
 
 def echo(body):
@@ -449,22 +449,40 @@ def test_a_server_that_is_always_busy_ends_the_run():
         one(server, retry=retry)
 
 
-def test_a_server_that_answers_nobody_ends_the_run():
+@pytest.mark.parametrize("code", [400, 500])
+def test_a_server_that_answers_nobody_ends_the_run(code):
     retry = dataclasses.replace(QUICK, tries=2, give_up=3)
-    with ChatServer(echo, fault=lambda *_: status(500)) as server:
+    with ChatServer(echo, fault=lambda *_: status(code)) as server:
         results = ask(server, *[HELLO] * 4, retry=retry, concurrency=1)
     kinds = [type(result) for result in results]
     assert kinds == [RequestError, RequestError, InputError, InputError]
     assert "3 requests in a row" in str(results[2])
 
 
-def test_one_answer_restores_confidence():
+@pytest.mark.parametrize("code", [400, 500])
+def test_a_row_of_bad_requests_does_not_end_the_run(code, tmp_path):
+    def unlucky(number, body):
+        return status(code) if "unlucky" in str(body["messages"]) else None
+
+    log = tmp_path / "requests.jsonl"
+    retry = dataclasses.replace(QUICK, tries=1, give_up=3)
+    bad = Request((("user", "unlucky"),))
+    with ChatServer(echo, fault=unlucky) as server:
+        results = ask(server, *[bad] * 10, retry=retry, concurrency=1, log=log)
+    assert [type(result) for result in results] == [RequestError] * 10
+    probes = [line for line in lines(log) if line.get("label") == "probe"]
+    assert len(probes) == 3
+
+
+def test_one_answer_restores_confidence(tmp_path):
+    log = tmp_path / "requests.jsonl"
     retry = dataclasses.replace(QUICK, tries=1, give_up=2)
     faults = [status(400), None, status(400), None]
     with ChatServer(echo, fault=scripted(*faults)) as server:
-        results = ask(server, *[HELLO] * 4, retry=retry, concurrency=1)
+        results = ask(server, *[HELLO] * 4, retry=retry, concurrency=1, log=log)
     kinds = [type(result) for result in results]
     assert kinds == [RequestError, Reply, RequestError, Reply]
+    assert "probe" not in log.read_text()
 
 
 def test_refusals_repeat_neither_picture_nor_at_length():

@@ -37,6 +37,8 @@ _AGAIN = "run the same command again, which goes on where this ended"
 _FIRST_TRIES = 3
 # How often one request may be told to come later while others are answered.
 _MOST_BUSY = 60
+# What any model can answer, to know whose fault a row of failures is.
+_PROBE = Request((("user", "Say yes."),), max_tokens=8, label="probe")
 
 
 class OpenAI:
@@ -230,7 +232,7 @@ class OpenAI:
             if spent or idle + outcome.wait > retry.patience:
                 raise self._pointless("The server takes no more.", outcome)
             if ends["busy"] >= _MOST_BUSY:
-                raise self._given_up(outcome, ends["busy"])
+                raise await self._given_up(outcome, ends["busy"])
             # What the server asked for is waited at the gate.
             if outcome.wait:
                 return 0.0
@@ -242,17 +244,28 @@ class OpenAI:
         if faults >= tries and kind == "unreachable":
             raise self._pointless("The server cannot be reached.", outcome)
         if faults >= tries:
-            raise self._given_up(outcome, faults)
+            raise await self._given_up(outcome, faults)
         return backoff(faults, retry.first, retry.longest)
 
-    def _given_up(self, outcome: Outcome, times: int) -> Exception:
-        """The end of one request, or of all after too many such ends."""
+    async def _given_up(self, outcome: Outcome, times: int) -> Exception:
+        """The end of one request, or of all if the server answers none.
+
+        After some such ends in a row it is asked what any model can answer:
+        items that are all too long, or that all crash it, cost themselves
+        alone.
+        """
         problem = outcome.problem + (f", {times} times" if times > 1 else "")
         self._failed_in_a_row += 1
         if not 0 < self._retry.give_up <= self._failed_in_a_row:
             return RequestError(problem)
+        async with self._gate.enter():
+            probed = await self._send(await self._body(_PROBE), "probe", 1)
+        if probed.kind in ("reply", "busy", "declined"):
+            self._failed_in_a_row = 0
+            return RequestError(problem)
         return InputError(
-            f"{self._failed_in_a_row} requests in a row had no answer.",
+            f"{self._failed_in_a_row} requests in a row had no answer, nor "
+            "had a simple one.",
             where=self._url,
             expected="a server that answers some",
             found=f"the last: {problem}",
@@ -290,7 +303,7 @@ class OpenAI:
                 if known
                 else "with most servers the URL ends in /v1",
             )
-        return self._given_up(outcome, 1)
+        return await self._given_up(outcome, 1)
 
     async def _known_models(self) -> list[str]:
         """What the server says it has, for an error that helps; or none."""

@@ -78,7 +78,7 @@ def to_body(
         messages.append({"role": role, "content": content})
     body = {"messages": messages, max_tokens_field: request.max_tokens}
     if request.schema is not None and structured:
-        schema = {"name": "reply", "schema": request.schema}
+        schema = {"name": "reply", "strict": True, "schema": request.schema}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body
 

@@ -29,15 +29,16 @@ class Retry:
       longest: seconds between two tries, at most.
       patience: seconds in which one request may be told to come later, or
         that a server may ask to wait.
-      give_up: requests in a row that may end without an answer before it is
-        held that none will have one; 0 for never.
+      give_up: requests in a row that may end without an answer before the
+        server is asked something simple, and the run ended if it does not
+        answer that either; 0 for never.
     """
 
     tries: int = 6
     first: float = 1.0
     longest: float = 60.0
     patience: float = 900.0
-    give_up: int = 20
+    give_up: int = 5
 
     def __post_init__(self) -> None:
         for name, right, expected in (
