@@ -365,13 +365,16 @@ def test_structured_off_never_asks():
 # ---- what ends the run
 
 
-def test_a_server_that_is_not_there_is_named():
+def test_a_server_that_is_not_there_is_named(tmp_path):
     with socket.socket() as taken:  # bound, so nobody else is; not listening
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        log = tmp_path / "requests.jsonl"
         with pytest.raises(InputError, match="cannot be reached") as caught:
-            one(None, url=url)
+            one(None, url=url, log=log)
     assert caught.value.where == url
+    # Sooner than one that was there and went away.
+    assert lines(log)[-1]["totals"]["requests"] == 3 < QUICK.tries
 
 
 def test_a_server_that_went_away_is_waited_for_then_named():

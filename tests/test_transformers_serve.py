@@ -24,7 +24,7 @@ from neggen_jax.generation.backend_transformers import Transformers
 from neggen_jax.generation.backends import Reply, Request, RequestError
 from neggen_jax.generation.pacing import Retry
 
-for needed in ("torch", "openai", "fastapi", "uvicorn"):
+for needed in ("torch", "openai", "accelerate", "fastapi", "uvicorn"):
     pytest.importorskip(needed, reason="see requirements-dev.txt")
 
 pytestmark = pytest.mark.slow
