@@ -265,6 +265,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 "usage": {
                     "prompt_tokens": len(words_of(body).split()),
                     "completion_tokens": len((content or "").split()),
+                    "prompt_tokens_details": {"cached_tokens": 1},
                 },
             }
         ).encode()

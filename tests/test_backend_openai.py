@@ -182,6 +182,8 @@ def test_a_refusal_costs_one_request():
         '{"choices": [{"message": {"content": "x"}}], "usage": []}',
         '{"choices": [{"message": {"content": "x"}}],'
         ' "usage": {"prompt_tokens": "many"}}',
+        '{"choices": [{"message": {"content": "x"}}],'
+        ' "usage": {"prompt_tokens_details": "none"}}',
         '{"error": {"message": "overloaded"}}',
         "[" * 100_000,
     ],
@@ -563,7 +565,7 @@ def test_the_log_tells_what_was_spent_and_no_secrets(tmp_path, monkeypatch):
         "seconds": answered["seconds"],
     }
     assert answered["label"] == "hi"
-    assert answered["prompt_tokens"] == 4
+    assert (answered["prompt_tokens"], answered["cached_tokens"]) == (4, 1)
     assert totals["totals"]["requests"] == 2
     assert totals["totals"]["answered"] == 1
     assert totals_again["totals"]["prompt_tokens"] == again["prompt_tokens"]

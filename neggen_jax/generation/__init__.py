@@ -4,6 +4,8 @@
     backends.py       who answers: the protocol of a language model
     backend_openai.py  any server of OpenAI's chat completions, with
                       chat_protocol.py, pacing.py and request_log.py
+    backend_transformers.py  a model in this process: image_text_model.py
+    cost.py           what the requests have cost
     pictures.py       what models are shown
     prompts.py        the three templates of prompts.toml
     replies.py        what a reply must be to be accepted

@@ -165,6 +165,7 @@ class OpenAI:
                 outcome.status,
                 time.monotonic() - begun,
                 prompt_tokens=reply.prompt_tokens,
+                cached_tokens=outcome.cached,
                 reply_tokens=reply.reply_tokens,
                 answered=outcome.reply is not None,
                 problem=outcome.problem,

@@ -44,6 +44,7 @@ class Outcome:
       reply: if it was answered.
       wait: seconds the server asks to wait, 0 if it does not say.
       code: its word for the error.
+      cached: tokens of the prompt that it had read before, if it says so.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Outcome:
     reply: Reply | None = None
     wait: float = 0.0
     code: str = ""
+    cached: int = 0
 
 
 def to_body(
@@ -94,6 +96,8 @@ def of_body(text: str) -> Outcome:
             int(usage.get(name) or 0)
             for name in ("prompt_tokens", "completion_tokens")
         ]
+        details = usage.get("prompt_tokens_details") or {}
+        cached = int(details.get("cached_tokens") or 0)
         content = _content(message.get("content"))
     except _MALFORMED as error:
         start = " ".join(text[:80].split())
@@ -105,7 +109,8 @@ def of_body(text: str) -> Outcome:
         words = words[:_LONGEST_REASON]
         return Outcome("declined", 200, f"the model declined: {words}")
     finished = bool(content.strip()) and reason != "length"
-    return Outcome("reply", 200, reply=Reply(content, finished, *counts))
+    reply = Reply(content, finished, *counts)
+    return Outcome("reply", 200, reply=reply, cached=cached)
 
 
 def of_status(error: Any, key: str) -> Outcome:

@@ -22,6 +22,7 @@ class Totals:
       requests: that were sent, retries included.
       answered: that came back with a reply.
       prompt_tokens: read, as the server counted.
+      cached_tokens: of these, what the server had read before, if it says.
       reply_tokens: written.
       seconds: spent waiting for servers, summed over requests in flight.
       elapsed: seconds from the first request to the last answer.
@@ -30,6 +31,7 @@ class Totals:
     requests: int = 0
     answered: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     reply_tokens: int = 0
     seconds: float = 0.0
     elapsed: float = 0.0
@@ -56,6 +58,7 @@ class RequestLog:
         seconds: float,
         *,
         prompt_tokens: int = 0,
+        cached_tokens: int = 0,
         reply_tokens: int = 0,
         answered: bool = False,
         problem: str = "",
@@ -68,6 +71,7 @@ class RequestLog:
           status: of HTTP, or a word where none came.
           seconds: it took.
           prompt_tokens: as the server counted.
+          cached_tokens: likewise, of these.
           reply_tokens: likewise.
           answered: whether a reply came of it.
           problem: what was wrong with it, "" if nothing.
@@ -78,6 +82,7 @@ class RequestLog:
         sums.requests += 1
         sums.answered += answered
         sums.prompt_tokens += prompt_tokens
+        sums.cached_tokens += cached_tokens
         sums.reply_tokens += reply_tokens
         sums.seconds += seconds
         sums.elapsed = now - self._begun
@@ -87,6 +92,7 @@ class RequestLog:
             "status": status,
             "seconds": round(seconds, 3),
             "prompt_tokens": prompt_tokens,
+            "cached_tokens": cached_tokens,
             "reply_tokens": reply_tokens,
         }
         self._write(line | ({"problem": problem} if problem else {}))
