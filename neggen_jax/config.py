@@ -85,6 +85,9 @@ def base() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.cutoffs = (5, 10, 20, 50)
     config.evaluate.block_size = 1024
+    # The attribute whose entropy tells how varied lists are; "" takes what
+    # usually says an item's kind, if the items' records have it.
+    config.evaluate.category = ""
 
     # Devices as a grid; data=-1 takes all that model leaves.
     config.mesh = ConfigDict({"data": -1, "model": 1})
@@ -102,6 +105,7 @@ RESUMABLE = frozenset(
         "train.patience",
         "train.keep",
         "evaluate.block_size",
+        "evaluate.category",
         "mesh.data",
         "mesh.model",
     }

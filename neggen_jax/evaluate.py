@@ -194,7 +194,11 @@ def accuracy(ranked: Ranked, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def report(
-    ranked: Ranked, catalog: Catalog, split: str, cutoffs: tuple[int, ...]
+    ranked: Ranked,
+    catalog: Catalog,
+    split: str,
+    cutoffs: tuple[int, ...],
+    categories: np.ndarray | None = None,
 ) -> tuple[dict[str, float], dict[str, list]]:
     """All measures of METHODS: accuracy, and what the lists look like.
 
@@ -203,25 +207,34 @@ def report(
       catalog: the dataset.
       split: that was ranked.
       cutoffs: of the accuracy metrics.
+      categories: int `[num_items]`, of the items (`data/categories.py`), if
+        they are known.
 
     Returns:
-      Measure -> value, and recall by popularity decile.
+      Measure -> value, and recall by popularity decile. A measure of which
+      there is nothing to measure is left out.
     """
     k = min(LIST_CUTOFF, ranked.lists.shape[1])
     values = metrics.summarize(accuracy(ranked, cutoffs))
     popularity = catalog.popularity()
     exposed = metrics.exposure(ranked.lists, catalog.num_items, k)
     values |= metrics.list_metrics(exposed, popularity, k)
-    for name, matrix in catalog.features.items():
-        spread = diversity(ranked.lists[:, :k], matrix)
+    spreads = {
+        f"diversity_{name}@{k}": diversity(ranked.lists[:, :k], matrix)
+        for name, matrix in catalog.features.items()
+    }
+    if categories is not None:
+        spreads[f"category_entropy@{k}"] = metrics.category_entropy(
+            ranked.lists, categories, k
+        )
+    for name, spread in spreads.items():
         spread = spread[np.isfinite(spread)]
         if spread.size:
-            label = f"diversity_{name}@{k}"
-            values |= metrics.summarize({label: spread})
-    deciles = metrics.popularity_deciles(
-        ranked.hits, ranked.lists, catalog.splits[split].items, popularity, k
-    )
-    return values, deciles
+            values |= metrics.summarize({name: spread})
+    heldout = catalog.splits[split].items
+    found = ranked.hits, ranked.lists, heldout, popularity, k
+    values |= metrics.tail_recall(*found)
+    return values, metrics.popularity_deciles(*found)
 
 
 def diversity(lists: np.ndarray, matrix: Features) -> np.ndarray:

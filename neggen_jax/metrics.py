@@ -27,6 +27,9 @@ from neggen_jax.errors import InputError
 
 CUTOFFS = (5, 10, 20, 50)
 
+# Deciles of popularity, least popular first, that make up the tail.
+TAIL = 8
+
 
 def accuracy(
     hits: np.ndarray, relevant: np.ndarray, cutoffs: Sequence[int] = CUTOFFS
@@ -220,6 +223,53 @@ def popularity_deciles(
     Raises:
       InputError: the lists are too short, or do not match the hits.
     """
+    found, total = _by_decile(hits, lists, heldout, popularity, k)
+    recall = [f / t if t else None for f, t in zip(found, total, strict=True)]
+    return {f"recall@{k}": recall, "heldout": total}
+
+
+def tail_recall(
+    hits: np.ndarray,
+    lists: np.ndarray,
+    heldout: np.ndarray,
+    popularity: np.ndarray,
+    k: int = 20,
+) -> dict[str, float]:
+    """Recall over the held-out items that are not popular.
+
+    The tail are the items of the eight least popular deciles, as
+    `popularity_deciles` cuts them: four fifths of the catalogue, whatever
+    share of the interactions these have. Its recall is the number of held-out
+    tail items that were recommended over the number of held-out tail items,
+    pooled over users: a mean over users would leave most of them out.
+
+    Args:
+      hits: bool or uint8 `[U, K]`.
+      lists: int `[U, K]`, the items that `hits` speaks of.
+      heldout: int `[n]`, the held-out items of all evaluated users.
+      popularity: int `[num_items]`, train interactions of each item.
+      k: cut-off, at most K.
+
+    Returns:
+      "tail_recall@k" -> value; empty where no tail item is held out.
+
+    Raises:
+      InputError: the lists are too short, or do not match the hits.
+    """
+    found, total = _by_decile(hits, lists, heldout, popularity, k)
+    if not sum(total[:TAIL]):
+        return {}
+    return {f"tail_recall@{k}": sum(found[:TAIL]) / sum(total[:TAIL])}
+
+
+def _by_decile(
+    hits: np.ndarray,
+    lists: np.ndarray,
+    heldout: np.ndarray,
+    popularity: np.ndarray,
+    k: int,
+) -> tuple[list[int], list[int]]:
+    """Held-out items by decile of popularity: those recommended, and all."""
     top, hit = _top(lists, k), _top(hits, k).astype(bool)
     if top.shape != hit.shape:
         raise InputError(
@@ -232,8 +282,39 @@ def popularity_deciles(
     decile[order] = np.arange(len(popularity)) * 10 // len(popularity)
     found = np.bincount(decile[top[hit]], minlength=10).tolist()
     total = np.bincount(decile[heldout], minlength=10).tolist()
-    recall = [f / t if t else None for f, t in zip(found, total, strict=True)]
-    return {f"recall@{k}": recall, "heldout": total}
+    return found, total
+
+
+def category_entropy(
+    lists: np.ndarray, categories: np.ndarray, k: int = 20
+) -> np.ndarray:
+    """How evenly each list is spread over the categories of its items.
+
+    Shannon entropy in bits of the shares that categories have of the list:
+    0 if all its items are of one category, log2 n if n have equal shares.
+
+    Args:
+      lists: int `[U, K]`, negative where a place is empty.
+      categories: int `[num_items]`, the category of each item; negative for
+        an item without one, which is left out of its list.
+      k: cut-off, at most K.
+
+    Returns:
+      float64 `[U]`; NaN where no item of a list has a category.
+    """
+    top = _top(lists, k)
+    found = np.where(top >= 0, categories[top], -1)
+    user, place = np.nonzero(found >= 0)
+    size = int(categories.max(initial=-1)) + 1
+    # Each user's categories, rising, with how often they occur.
+    pair, count = np.unique(
+        user * size + found[user, place], return_counts=True
+    )
+    owner = pair // max(size, 1)
+    total = np.bincount(owner, count, minlength=len(top))
+    share = count / total[owner]
+    entropy = np.bincount(owner, -share * np.log2(share), minlength=len(top))
+    return np.where(total > 0, entropy, np.nan)
 
 
 def intra_list_diversity(

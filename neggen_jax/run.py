@@ -22,6 +22,7 @@ from neggen_jax import check, evaluate, optimizer, recommender
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.data import batches, inputs, rewritten, store
+from neggen_jax.data.categories import categories
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.partition import Partition, make_partition
@@ -194,6 +195,25 @@ class Run:
 
         return extend
 
+    @functools.cached_property
+    def categories(self) -> np.ndarray | None:
+        """Of the items; see `data.categories`.
+
+        Read from the dataset directory when somebody first asks: no training
+        step does.
+
+        Raises:
+          InputError: if `config.evaluate.category` names no attribute.
+        """
+        records, path = self.catalog.records, self.config.data.path
+        if records is None and path:
+            known = store.describe(path)
+            # A catalogue that was in memory may be another one.
+            if known["fingerprint"] == self.catalog.fingerprint:
+                records = store.read_records(path)
+        # Runs of earlier versions do not have the key.
+        return categories(records, self.config.evaluate.get("category", ""))
+
     def ranker(self, split: str) -> evaluate.Ranker:
         """Ranks the held-out users of a split."""
         return evaluate.Ranker(
@@ -260,7 +280,7 @@ def warm(run: Run, state: State) -> State:
     source = run.config.train.start_from
     base, trained, _ = reopen(source, run.config.data.path)
     for name, ours, theirs in (
-        ("encoder", run.config.encoder, base.config.encoder),
+        ("encoder", *(dict(r.config.encoder) for r in (run, base))),
         ("dataset", run.catalog.fingerprint, base.catalog.fingerprint),
     ):
         if ours != theirs:
@@ -312,4 +332,4 @@ def evaluate_state(
         columns: dict[str, Any] = evaluate.accuracy(ranked, cutoffs)
         path = directory / f"per_user_{split}.npz"
         np.savez_compressed(path, users=ranked.users, **columns)
-    return evaluate.report(ranked, run.catalog, split, cutoffs)
+    return evaluate.report(ranked, run.catalog, split, cutoffs, run.categories)

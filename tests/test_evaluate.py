@@ -173,6 +173,14 @@ def test_the_report_holds_what_the_definitions_say(catalog, one):
     ranked = Ranker(catalog, "test", one, k=41)(users, items)
     got, deciles = evaluate.report(ranked, catalog, "test", (1, 5, 20))
     want = slow_report(ranked, catalog, (1, 5, 20), 20)
+    want |= metrics.tail_recall(
+        ranked.hits,
+        ranked.lists,
+        catalog.splits["test"].items,
+        catalog.popularity(),
+        20,
+    )
+    assert "tail_recall@20" in want
     for name, matrix in catalog.features.items():
         spread = metrics.intra_list_diversity(
             ranked.lists, matrix.values, matrix.present, 20
@@ -184,6 +192,22 @@ def test_the_report_holds_what_the_definitions_say(catalog, one):
         rel = 1e-5 if name.startswith("diversity") else 1e-12
         assert got[name] == pytest.approx(value, rel=rel), name
     assert sum(deciles["heldout"]) == len(catalog.splits["test"])
+
+
+def test_categories_are_measured_where_they_are_known(catalog, one):
+    users, items = embeddings(catalog, one)
+    ranked = Ranker(catalog, "test", one, k=41)(users, items)
+    plain, _ = evaluate.report(ranked, catalog, "test", (5,))
+    kinds = np.arange(catalog.num_items) % 3
+    found, _ = evaluate.report(ranked, catalog, "test", (5,), kinds)
+    per_user = metrics.category_entropy(ranked.lists, kinds, 20)
+    assert found == {
+        **plain, "category_entropy@20": pytest.approx(per_user.mean(), 1e-12)
+    }  # fmt: skip
+    # Nothing can be said of lists without a category.
+    unknown = np.full(catalog.num_items, -1)
+    again, _ = evaluate.report(ranked, catalog, "test", (5,), unknown)
+    assert again == plain
 
 
 def test_short_lists_are_measured_as_far_as_they_go(catalog, one):

@@ -325,6 +325,70 @@ def test_an_empty_decile_has_no_recall():
         )
 
 
+@pytest.mark.parametrize("num_items", [60, 57])
+def test_tail_recall_agrees_with_a_loop(num_items):
+    rng = np.random.default_rng(5)
+    popularity = rng.integers(0, 12, size=num_items)
+    lists = ranking(rng.normal(size=(50, num_items)) + popularity / 4, 20)
+    heldout = [rng.choice(num_items, 4, replace=False) for _ in lists]
+    hits = np.stack([np.isin(*x) for x in zip(lists, heldout, strict=True)])
+    order = sorted(range(num_items), key=lambda i: (popularity[i], i))
+    tail = {i for r, i in enumerate(order) if r < 0.8 * num_items}
+    found = total = 0
+    for top, items in zip(lists, heldout, strict=True):
+        found += len(tail & set(items) & set(top[:10]))
+        total += len(tail & set(items))
+    got = metrics.tail_recall(
+        hits, lists, np.concatenate(heldout), popularity, 10
+    )
+    assert got == {"tail_recall@10": found / total}
+    # It is not what all items together would give.
+    assert found / total < hits[:, :10].sum() / (4 * len(lists))
+
+
+def test_without_a_tail_item_there_is_no_tail_recall():
+    lists, popularity = np.arange(20)[None], np.arange(20)
+    for item, want in ((15, {"tail_recall@20": 1.0}), (16, {})):
+        assert want == metrics.tail_recall(
+            lists == item, lists, np.array([item]), popularity
+        )
+
+
+# -- categories -------------------------------------------------------------
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**31), st.integers(1, 6))
+def test_category_entropy_agrees_with_scipy(seed, kinds):
+    rng = np.random.default_rng(seed)
+    categories = rng.integers(-1, kinds, ITEMS)
+    lists = ranking(rng.normal(size=(6, ITEMS)), 20)
+    lists[0, 12:], lists[1] = -1, -1
+    found = metrics.category_entropy(lists, categories, 15)
+    for row, value in zip(lists, found, strict=True):
+        words = [categories[i] for i in row[:15] if i >= 0]
+        counts = np.bincount([w for w in words if w >= 0], minlength=kinds)
+        if not counts.sum():
+            assert np.isnan(value)
+            continue
+        # Sums of six terms below one.
+        want = stats.entropy(counts, base=2)
+        assert value == pytest.approx(want, rel=1e-12, abs=1e-15)
+        assert not np.signbit(value)
+    some = rng.permutation(len(lists))
+    again = metrics.category_entropy(lists[some], categories, 15)
+    np.testing.assert_array_equal(again, found[some])
+
+
+def test_category_entropy_of_lists_that_are_known():
+    categories = np.array([0, 0, 1, 1, 2, 3, -1])
+    lists = np.array([[0, 1, 6], [0, 2, -1], [6, -1, -1], [4, 2, 5]])
+    found = metrics.category_entropy(lists, categories, 3)
+    np.testing.assert_allclose(found, [0, 1, np.nan, np.log2(3)], rtol=1e-15)
+    none = metrics.category_entropy(lists, np.full(7, -1), 3)
+    assert np.isnan(none).all()
+
+
 # -- diversity --------------------------------------------------------------
 
 

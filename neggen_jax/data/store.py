@@ -45,7 +45,7 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.catalog import SPLITS, Catalog, Features
+from neggen_jax.catalog import SPLITS, Catalog, Features, ItemRecords
 from neggen_jax.data import counterfactuals as rewritten
 from neggen_jax.data import directories, tables
 from neggen_jax.errors import InputError
@@ -169,12 +169,8 @@ def load(
         for modality in known["modalities"]
     }
     items, users = None, None
-    if records and "items" in known["files"]:
-        paths = _intact(directory, known["files"]["items"])
-        root = known["image_root"] and os.fspath(
-            directory / known["image_root"]
-        )
-        items = tables.read_items(paths, root)
+    if records:
+        items = read_records(directory)
     if records and "users" in known["files"]:
         users = tables.read_users(_intact(directory, known["files"]["users"]))
     made = None
@@ -195,6 +191,28 @@ def load(
     if catalog.fingerprint != known["fingerprint"]:
         raise _changed(_culprit(directory, catalog))
     return catalog
+
+
+def read_records(directory: str | os.PathLike[str]) -> ItemRecords | None:
+    """Reads the items' records alone, for who has the rest already.
+
+    Args:
+      directory: written by `save`.
+
+    Returns:
+      The records; None for a dataset without.
+
+    Raises:
+      InputError: if the directory is not what `describe` wants, or the
+        records are damaged or were changed.
+    """
+    directory = Path(directory).absolute()
+    known = describe(directory)
+    if "items" not in known["files"]:
+        return None
+    paths = _intact(directory, known["files"]["items"])
+    root = known["image_root"] and os.fspath(directory / known["image_root"])
+    return tables.read_items(paths, root)
 
 
 def items_digest(known: Mapping[str, Any]) -> str:
