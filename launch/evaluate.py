@@ -17,10 +17,14 @@ _SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "What to rank.")
 def main(argv: list[str]) -> None:
     """Calls the evaluator."""
     del argv
-    from neggen_jax import run
+    from neggen_jax import balance, run
 
     opened, state, step = run.reopen(_WORKDIR.value, _DATA.value)
     values, _ = run.evaluate_state(opened, state, _SPLIT.value)
+    if _SPLIT.value == "test":
+        metric, _ = balance.metric(opened)
+        without = balance.measure(opened, state)
+        values |= balance.drops(values[metric], without)
     print(f"{opened.catalog.name}, {_SPLIT.value}, step {step}")
     for name, value in values.items():
         print(f"  {name:<24}{value:.6f}")

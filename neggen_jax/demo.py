@@ -32,7 +32,7 @@ def run(
 
     Args:
       output: directory for the dataset (`data`), the runs, and the
-        comparison (`comparison.md`, `comparison.png`).
+        comparison (`comparison.md`, `comparison.png`, `measures.png`).
       experiments: name -> config file; `EXPERIMENTS` by default.
       **options: of the bazaar.
 
@@ -59,8 +59,9 @@ def run(
         workdirs.append(directory / name)
         train_and_evaluate(config, workdirs[-1])
     report.plot_comparison(workdirs, directory / "comparison.png")
+    report.plot_measures(workdirs, directory / "measures.png")
     text = report.comparison_markdown(workdirs)
     (directory / "comparison.md").write_text(text)
     Console().print(report.compare(workdirs))
-    print(f"plots: {directory}/comparison.png and {directory}/*/plots/")
+    print(f"plots: {directory}/*.png and {directory}/*/plots/")
     return text

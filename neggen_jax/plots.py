@@ -2,7 +2,8 @@
 
 Stands behind `history.py` on the way of the data and before `report.py`,
 which gives it what was read and saves what it draws. Figures of sources of
-negatives are drawn in `plots_negatives.py`, in the manner set here.
+negatives are drawn in `plots_negatives.py`, of modalities and of lists in
+`plots_balance.py`, in the manner set here.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ COLOURS = (
 DASHES = ("-", "--", ":", "-.")
 GREY = "#666666"
 
+# Before the name of a modality.
+BY_MODALITY = "train/gradient_norm/"
+
 Look = Mapping[str, Any]
 
 
@@ -39,14 +43,17 @@ def learning_curves(log: History, title: str) -> Figure:
     """Validation recall and NDCG at 20, and a panel for each training term.
 
     What a source logs by level, "train/<source>/<measure>/<level>", is left
-    to `plots_negatives.py`.
+    to `plots_negatives.py`, and what is logged by modality, "train/
+    gradient_norm/<modality>", to `plots_balance.py`.
     """
     terms = sorted(
         {
             key
             for e in log
             for key in e
-            if key.startswith("train/") and key.count("/") < 3
+            if key.startswith("train/")
+            and key.count("/") < 3
+            and not key.startswith(BY_MODALITY)
         }
     )
     terms.sort(key=lambda key: key != "train/loss")

@@ -1,17 +1,17 @@
 """Reports: plots of one run, and tables and plots that compare runs.
 
 Stands last on the way of the data: `history.py` reads what a run left,
-`plots.py` and `plots_negatives.py` draw it, and here both are put together
-and saved. Nothing here is read back by anything else.
+`plots.py` and its neighbours draw it, and here both are put together and
+saved. Nothing here is read back by anything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from neggen_jax import history, plots, plots_negatives
+from neggen_jax import history, plots, plots_balance, plots_negatives
 from neggen_jax.errors import InputError
 from neggen_jax.history import Workdir
 
@@ -38,8 +38,9 @@ def plot_run(workdir: Workdir) -> list[Path]:
     `learning_curves.png`: validation recall and NDCG at 20 with the best
     step marked, and each training term. `negatives_<source>.png`, of each
     source that logs by level: how hard its negatives are, and how wrong.
-    `recall_by_popularity.png`: recall at 20 by decile of item popularity,
-    once `results.json` has it.
+    `balance.png`: what is lost without each modality, and the gradients of
+    each, where anything reads modalities. `recall_by_popularity.png`: recall
+    at 20 by decile of item popularity, once `results.json` has it.
 
     Returns:
       The files written.
@@ -59,6 +60,9 @@ def plot_run(workdir: Workdir) -> list[Path]:
         figures[f"negatives_{source}.png"] = plots_negatives.by_level(
             log, source, f'{name}, negatives "{source}"', step
         )
+    balance = plots_balance.balance(log, results, name, step)
+    if balance is not None:
+        figures["balance.png"] = balance
     deciles = results.get("deciles", {})
     if deciles.get("recall@20"):
         dataset = history.label(results.get("dataset"))
@@ -129,6 +133,17 @@ def plot_comparison(workdirs: Sequence[Workdir], path: Workdir) -> None:
     _save(plots.comparison_curves(curves), Path(path))
 
 
+def plot_measures(workdirs: Sequence[Workdir], path: Workdir) -> None:
+    """Draws how varied, fair and balanced several runs are, into `path`.
+
+    Raises:
+      InputError: a run has no results, or the runs saw different data.
+    """
+    tests = [run.get("test", {}) for run in _alike(workdirs)]
+    named = list(zip(history.names(workdirs), tests, strict=True))
+    _save(plots_balance.measures(named), Path(path))
+
+
 def _dataset(workdirs: Sequence[Workdir]) -> str:
     return history.label(history.read_results(workdirs[0]).get("dataset"))
 
@@ -137,16 +152,7 @@ def _comparison(
     workdirs: Sequence[Workdir],
 ) -> tuple[list[str], list[list[tuple[str, bool]]]]:
     """Header, and rows of (cell, whether it is the best of its column)."""
-    runs = [history.read_results(workdir) for workdir in workdirs]
-    for workdir, run in zip(workdirs, runs, strict=True):
-        if run.get("dataset") != runs[0].get("dataset"):
-            raise InputError(
-                "Runs on different data cannot be compared.",
-                where=workdir,
-                expected=runs[0].get("dataset"),
-                found=run.get("dataset"),
-                fix="compare the runs of one dataset at a time",
-            )
+    runs = _alike(workdirs)
     values = [
         {
             **run.get("test", {}),
@@ -173,6 +179,21 @@ def _comparison(
                 (cell, found is not None and found == best and len(known) > 1)
             )
     return ["run", "encoder", "negatives", *COLUMNS], rows
+
+
+def _alike(workdirs: Sequence[Workdir]) -> list[dict[str, Any]]:
+    """The results of runs that saw the same data."""
+    runs = [history.read_results(workdir) for workdir in workdirs]
+    for workdir, run in zip(workdirs, runs, strict=True):
+        if run.get("dataset") != runs[0].get("dataset"):
+            raise InputError(
+                "Runs on different data cannot be compared.",
+                where=workdir,
+                expected=runs[0].get("dataset"),
+                found=run.get("dataset"),
+                fix="compare the runs of one dataset at a time",
+            )
+    return runs
 
 
 def _save(figure: Figure, path: Path) -> None:

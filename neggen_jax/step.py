@@ -7,6 +7,7 @@ comes out, random numbers follow from the run's seed and the step.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -179,6 +180,8 @@ class Program:
         if average is not None:
             average = optax.incremental_update(params, average, 1 - self.decay)
         terms["gradient_norm"] = optax.tree.norm(grads)
+        for name, part in by_modality(grads, modalities(inputs)).items():
+            terms[f"gradient_norm/{name}"] = optax.tree.norm(part)
         terms["update_norm"] = optax.tree.norm(updates)
         after = State(state.step + 1, params, opt_state, variables, average)
         return after, terms
@@ -229,6 +232,45 @@ class Program:
             return x.astype(self.dtype) if x.dtype == jnp.float32 else x
 
         return jax.tree.map(cast, tree)
+
+
+def by_modality(tree: Any, names: Iterable[str]) -> dict[str, list[jax.Array]]:
+    """The leaves of a tree whose path names a modality.
+
+    A part of a path names one if it is its name, or has it between
+    underscores: of "effect/embed_text/kernel", the second names "text". Of
+    "embed_long_text" it would be "long_text", if there were such a modality;
+    leaves that name two are nobody's.
+
+    Args:
+      tree: of parameters, or of their gradients.
+      names: of the modalities.
+
+    Returns:
+      Modality -> leaves, of those modalities that have any.
+    """
+    found: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        text = jax.tree_util.keystr(path, simple=True, separator="/")
+        words = f"_{text.replace('/', '_/_')}_"
+        named = [name for name in names if f"_{name}_" in words]
+        # Not those that are only a part of a longer one's name.
+        whole = [
+            name
+            for name in named
+            if not any(name != n and f"_{name}_" in f"_{n}_" for n in named)
+        ]
+        if len(whole) == 1:
+            found.setdefault(whole[0], []).append(leaf)
+    return dict(sorted(found.items()))
+
+
+def modalities(inputs: Inputs) -> set[str]:
+    """Those that a step reads."""
+    names = {*inputs.features}
+    if inputs.counterfactuals is not None:
+        names |= {*inputs.counterfactuals.mean}
+    return names
 
 
 def _add(sums: Terms, seen: Terms, terms: Terms) -> tuple[Terms, Terms]:

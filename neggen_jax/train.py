@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from neggen_jax import evaluate, metrics, report
+from neggen_jax import balance, evaluate, metrics, report
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
@@ -54,6 +54,9 @@ def train_and_evaluate(
         the loss stops being finite.
     """
     run = Run.make(config, catalog)
+    if run.config.evaluate.category:
+        # Whether it is there is better known now than after training.
+        _ = run.categories
     state, abstract = run.start()
     # Only now: whatever is wrong with config or data leaves no workdir.
     directory = claim(workdir, config, run.catalog)
@@ -274,6 +277,9 @@ def _results(
         splits[split], deciles[split] = evaluate_state(
             run, state, split, directory=directory
         )
+    metric, _ = balance.metric(run)
+    without = balance.measure(run, state)
+    splits["test"] |= balance.drops(splits["test"][metric], without)
     seconds = _median(meta.epoch_seconds)
     examples = run.stream.schedule.steps_per_epoch * run.stream.batch_size
     step = int(state.step)
@@ -292,6 +298,7 @@ def _results(
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         **splits,
         "deciles": deciles["test"],
+        "without_modality": {metric: without} if without else {},
         "timing": {
             "seconds_per_epoch": seconds,
             "examples_per_second": examples / seconds if seconds else None,

@@ -99,6 +99,8 @@ def nearest_items(
             found=repr(values),
         )
     present = np.flatnonzero(features.present)
+    if not present.size:
+        return Edges(np.zeros((2, 0), np.int64), np.zeros(0))
     similarity, found = _search(features.values[present], neighbours, partition)
     rows = np.repeat(np.arange(len(present)), found.shape[1])
     columns, weights = found.reshape(-1), similarity.reshape(-1)

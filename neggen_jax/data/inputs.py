@@ -263,10 +263,10 @@ def standardised(matrix: Features) -> np.ndarray:
     Returns:
       float32 `[num_items, f]`; rows of absent items are zero.
     """
-    there = matrix.present[:, None]
+    there, count = matrix.present[:, None], max(matrix.present.sum(), 1)
     values = np.where(there, matrix.values, 0).astype(np.float32)
-    mean = values.sum(axis=0, dtype=np.float64) / matrix.present.sum()
+    mean = values.sum(axis=0, dtype=np.float64) / count
     values = np.where(there, values - mean.astype(np.float32), 0)
     square = np.square(values).sum(dtype=np.float64)
-    scale = np.sqrt(square / (matrix.present.sum() * matrix.dim))
+    scale = np.sqrt(square / (count * matrix.dim))
     return values / np.float32(scale) if scale > 0 else values
