@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from neggen_jax.catalog import SPLITS, Catalog, ItemRecords
 from neggen_jax.data import interactions, store
-from neggen_jax.data.bazaar import Bazaar, make
+from neggen_jax.data.bazaar import ATTRIBUTES, Bazaar, make
 from neggen_jax.data.features import ENCODERS, extract
 from neggen_jax.errors import InputError, nearest
 
@@ -155,7 +155,15 @@ def _bazaar(
     config = Bazaar(**options)
     catalog, truth = make(config, partial / "images")
     truth.save(partial / "truth.npz")
-    about = {"source": "bazaar", **dataclasses.asdict(config)}
+    about = {
+        "source": "bazaar",
+        **dataclasses.asdict(config),
+        # What `launch/generate.py` may rewrite of either modality.
+        "image_attributes": [
+            a.name for a in ATTRIBUTES if "image" in a.seen_in
+        ],
+        "text_attributes": [a.name for a in ATTRIBUTES if "text" in a.seen_in],
+    }
     # Its attributes tell of the pictures too, which no text may.
     return _Made(catalog, about, text_attributes=())
 

@@ -1,0 +1,387 @@
+"""Records of a counterfactual set on disk: resumable, sharded, merged.
+
+`counterfactuals.py` writes what it gets into a `Ledger`, one for each shard
+of the items, and merges the ledgers when all are complete. Files of a set:
+
+    shard-<i>-of-<n>.json      settings: all that shapes the records
+    records-<i>-of-<n>.jsonl   the journal: a line a record, as they complete;
+                               sorted when it is complete
+    records.jsonl              all shards, sorted by item and modality
+    manifest.json              how the set came about; written last
+
+A process may be killed at any time. What it had written of its last line is
+cut off by the next one; everything else is there.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from neggen_jax.errors import InputError
+from neggen_jax.generation import records
+from neggen_jax.generation.records import Record
+
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+)
+# State of a task.
+OPEN, ACCEPTED, FAILED = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A contiguous part of the items.
+
+    Attributes:
+      index: of the shard, from 0.
+      count: of shards.
+      num_items: of the dataset.
+    """
+
+    index: int
+    count: int
+    num_items: int
+
+    @property
+    def items(self) -> range:
+        """The items of the shard; ranges of all shards are equally long."""
+        cuts = [
+            self.num_items * place // self.count
+            for place in (self.index, self.index + 1)
+        ]
+        return range(*cuts)
+
+    @property
+    def label(self) -> str:
+        """As in names of files."""
+        return f"{self.index}-of-{self.count}"
+
+    @classmethod
+    def parse(cls, text: str, num_items: int) -> Shard:
+        """Reads "i/n".
+
+        Raises:
+          InputError: if it is not that.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        index, count = map(int, match.groups()) if match else (0, 0)
+        if not index < count <= max(num_items, 1):
+            raise InputError(
+                "This is not a shard of the items.",
+                where="--shard",
+                expected=f"i/n with i from 0 to n - 1, and n at most "
+                f"{num_items}",
+                found=text,
+            )
+        return cls(index, count, num_items)
+
+
+class Ledger:
+    """The records of one shard.
+
+    Args:
+      directory: of the set; made if need be.
+      shard: which part of the items.
+      modalities: that each item has a task of.
+      settings: all that shapes the records, as JSON.
+
+    Raises:
+      InputError: if another process writes this shard, it was begun with
+        other settings or another number of shards, or is damaged.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        shard: Shard,
+        modalities: tuple[str, ...],
+        settings: Mapping[str, Any],
+    ):
+        self.directory, self.shard = directory, shard
+        self._modalities = modalities
+        self._settings = {
+            **settings,
+            "shard": shard.index,
+            "shards": shard.count,
+        }
+        self.path = directory / f"records-{shard.label}.jsonl"
+        self._about = directory / f"shard-{shard.label}.json"
+        size = len(shard.items) * len(modalities)
+        self._state = bytearray(size)
+        self._starts = array.array("q", [-1]) * size
+        self._end = 0
+        self._files = contextlib.ExitStack()
+
+    def __enter__(self) -> Ledger:
+        try:
+            with disk(self.directory):
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._files.enter_context(locked(self.directory, self.shard))
+                self._check_settings()
+                self._file: BinaryIO = self._files.enter_context(
+                    self.path.open("a+b", buffering=0)
+                )
+            self._recover()
+        except BaseException:
+            self._files.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def __len__(self) -> int:
+        """Number of the shard's tasks."""
+        return len(self._state)
+
+    @property
+    def missing(self) -> int:
+        """Number of tasks without a record."""
+        return self._state.count(OPEN)
+
+    @property
+    def failed(self) -> int:
+        """Number of tasks whose record says why they failed."""
+        return self._state.count(FAILED)
+
+    def state(self, item: int, modality: str) -> int:
+        """`OPEN`, `ACCEPTED` or `FAILED`."""
+        return self._state[self._place(item, modality)]
+
+    def append(self, record: Record) -> None:
+        """Writes one record, which replaces a failed one of the same task.
+
+        Raises:
+          InputError: if the disk is full. The journal is then as it was.
+        """
+        place = self._place(record.item, record.modality)
+        if self._state[place] == ACCEPTED:
+            raise AssertionError(f"{record.key} is already written")
+        line = record.to_line().encode("utf-8", "replace")
+        start = self._end
+        with disk(self.path):
+            try:
+                written = 0
+                while written < len(line):
+                    written += self._file.write(line[written:]) or 0
+            except BaseException:
+                os.ftruncate(self._file.fileno(), start)
+                raise
+        self._end += len(line)
+        self._note(place, record, start)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yields the last record of each task that has one, in order."""
+        with self.path.open("rb") as file:
+            for start in self._starts:
+                if start >= 0:
+                    file.seek(start)
+                    yield file.readline()
+
+    def finish(self) -> None:
+        """Sorts the journal of a complete shard, one record a task.
+
+        Nothing can be written afterwards.
+
+        Raises:
+          InputError: if the disk is full. The journal is then as it was.
+        """
+        assert not self.missing
+        with disk(self.path):
+            self._file.close()
+            with replacing(self.path) as file:
+                file.writelines(self.lines())
+
+    def _place(self, item: int, modality: str) -> int:
+        row = item - self.shard.items.start
+        return row * len(self._modalities) + self._modalities.index(modality)
+
+    def _note(self, place: int, record: Record, start: int) -> None:
+        self._state[place] = ACCEPTED if record.accepted else FAILED
+        self._starts[place] = start
+
+    def _check_settings(self) -> None:
+        others = [
+            path.name
+            for path in sorted(self.directory.glob("shard-*-of-*.json"))
+            if not path.stem.endswith(f"-of-{self.shard.count}")
+        ]
+        if others:
+            raise InputError(
+                "The set was begun with another number of shards.",
+                where=self.directory,
+                expected=f"shards of {self.shard.count}",
+                found=", ".join(others[:4]),
+                fix="go on with that number, or name another --set",
+            )
+        if self._about.exists():
+            known = read_json(self._about)
+            check_same(self._about, known, self._settings)
+        else:
+            write_json(self._about, self._settings)
+
+    def _recover(self) -> None:
+        """Reads the journal and cuts off a line that was not finished."""
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                where = f"{self.path}, line {number}"
+                record = records.parse(line, where)
+                self._check_ours(record, where)
+                place = self._place(record.item, record.modality)
+                if self._state[place] == ACCEPTED:
+                    raise InputError(
+                        "A task has two records.",
+                        where=where,
+                        found=f"item {record.item}, {record.modality}",
+                        fix="delete one of the lines",
+                    )
+                self._note(place, record, self._end)
+                self._end += len(line)
+        with disk(self.path):
+            os.ftruncate(self._file.fileno(), self._end)
+
+    def _check_ours(self, record: Record, where: str) -> None:
+        if (
+            record.item not in self.shard.items
+            or record.modality not in self._modalities
+        ):
+            ours = self.shard.items
+            raise InputError(
+                "A record is not of this shard.",
+                where=where,
+                expected=f"items {ours.start} to {ours.stop - 1}, "
+                f"{' and '.join(self._modalities)}",
+                found=f"item {record.item}, {record.modality}",
+                fix="delete the line, or bring back the file that was here",
+            )
+
+
+def check_same(
+    where: Path, known: Mapping[str, Any], ours: Mapping[str, Any]
+) -> None:
+    """Refuses settings that differ from those of records that are there.
+
+    Args:
+      where: the known settings are from.
+      known: what the records were written with.
+      ours: what they would be written with now.
+
+    Raises:
+      InputError: naming what differs.
+    """
+    for name in dict.fromkeys((*known, *ours)):
+        one, other = known.get(name), ours.get(name)
+        if one != other:
+            raise InputError(
+                f"The set was begun with another setting of {name!r}.",
+                where=where,
+                expected=json.dumps(one, ensure_ascii=False),
+                found=json.dumps(other, ensure_ascii=False),
+                fix="go on with the setting it was begun with, or name "
+                "another --set",
+            )
+
+
+@contextlib.contextmanager
+def locked(directory: Path, shard: Shard) -> Iterator[None]:
+    """Keeps a shard from being written by two processes at once.
+
+    The system gives the lock back when a process ends, however it ends.
+
+    Raises:
+      InputError: if another process writes it.
+    """
+    path = directory / f".shard-{shard.label}.lock"
+    with path.open("a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(64).decode("ascii", "replace").strip()
+            raise InputError(
+                "Another process writes this shard.",
+                where=directory / f"records-{shard.label}.jsonl",
+                found=f"process {owner}" if owner else None,
+                fix="wait for it, or stop it; or take another --shard or --set",
+            ) from None
+        except OSError:
+            # Some network file systems know no locks; then nobody is kept.
+            pass
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file that becomes `path` at the end, if there was no error."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turns what a disk refuses into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise InputError(
+            "The records could not be written; those there are, stay.",
+            where=path,
+            found=error.strerror,
+            fix="free some space, and run the same command again",
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads an object.
+
+    Raises:
+      InputError: if it is none.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(f"{type(value).__name__} instead of an object")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "The settings of a shard cannot be read.",
+            where=path,
+            found=error,
+            fix="name another --set, or bring the file back",
+        ) from error
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an object, whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    with replacing(path) as file:
+        file.write(f"{text}\n".encode())
