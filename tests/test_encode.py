@@ -489,6 +489,12 @@ def test_an_incomplete_set_is_not_encoded(directory):
         quick(directory)
 
 
+def test_records_of_other_items_are_not_encoded(directory):
+    write_set(directory, make_records(), source="0" * 32)
+    with pytest.raises(InputError, match="of other items"):
+        quick(directory)
+
+
 def test_a_full_disk_leaves_what_was_there(saved, small_disk):
     """An error, not a signal that ends the process."""
     directory = shutil.copytree(saved, small_disk / "data")

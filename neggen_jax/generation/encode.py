@@ -78,14 +78,22 @@ def encode(
       bytes; what was there before stays until all is written.
 
     Raises:
-      InputError: if the set is not complete or holds no counterfactual, a
-        record is not what it should be, the encoder cannot be made, or the
-        disk is full.
+      InputError: if the set is not complete, of other items or without a
+        counterfactual, a record is not what it should be, the encoder cannot
+        be made, or the disk is full.
     """
     directory = Path(directory).absolute()
     described = store.describe(directory)
     path = sets.locate(directory, set_name)
     manifest = sets.read_manifest(directory, set_name)
+    source = store.items_digest(described)
+    if manifest.get("source", source) != source:
+        raise InputError(
+            "The counterfactuals were made of other items.",
+            where=path,
+            expected="records of the items that the dataset has now",
+            fix="generate them again, or prepare the dataset as it was",
+        )
     kind = features.encoder_of("text", encoder, dim, batch_size, seed)
     texts = survey(path, described["num_items"], manifest)
     # Made late enough that nobody waits for weights to hear of bad records.
@@ -99,7 +107,7 @@ def encode(
             "encoder": encoder,
             **coder.about(),
             "items": texts.num_items,
-            "source": store.items_digest(described),
+            "source": source,
             "records": texts.digest,
             "texts": len(texts),
             **_about(made, texts),
@@ -108,9 +116,7 @@ def encode(
         for file in known["sha256"]:
             (partial / file).replace(path / file)
         _write_manifest(path, {**manifest, "encoding": known})
-    return sets.read(
-        directory, set_name, texts.num_items, store.items_digest(described)
-    )
+    return sets.read(directory, set_name, texts.num_items, source)
 
 
 # -- vectors -----------------------------------------------------------------

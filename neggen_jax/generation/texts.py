@@ -131,7 +131,7 @@ def survey(path: Path, num_items: int, manifest: Mapping[str, Any]) -> Texts:
             "There is no counterfactual to encode.",
             where=file,
             expected="at least one accepted record",
-            fix="see with launch/inspect.py why none was accepted",
+            fix="see with launch/inspect_records.py why none was accepted",
         )
     most = int(found["slot"].max()) + 1
     if probes is not None:
