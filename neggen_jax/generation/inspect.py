@@ -1,0 +1,322 @@
+"""A page to look at: what was written of some items, and figures of all.
+
+`launch/inspect_records.py` calls `inspect`. A set that is being written can
+be looked at, too. Figures are made in `summary.py`, drawn in
+`plots_counterfactuals.py`, and laid out in `page_html.py` and
+`page_markdown.py`; here is what they are given.
+"""
+
+from __future__ import annotations
+
+import array
+import functools
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neggen_jax.catalog import Catalog
+from neggen_jax.data import counterfactuals as sets
+from neggen_jax.data import store
+from neggen_jax.data.images import open_image
+from neggen_jax.errors import InputError
+from neggen_jax.generation import (
+    ledger,
+    merging,
+    page_html,
+    page_markdown,
+    records,
+    summary,
+)
+from neggen_jax.generation.page import Page, Shown
+from neggen_jax.generation.records import Record
+
+# Longer side of a picture, in pixels.
+THUMBNAIL = 320
+# Failed records that are listed in one line each.
+LISTED = 200
+FORMATS = ("html", "md")
+
+
+def inspect(
+    directory: str | os.PathLike[str],
+    set_name: str | None = None,
+    *,
+    items: int = 20,
+    seed: int = 0,
+    output: str | os.PathLike[str] | None = None,
+    form: str | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Writes a page about a set.
+
+    Args:
+      directory: of the dataset.
+      set_name: of the set; by default the only one that there is.
+      items: how many are shown, drawn at random. If records have failed, at
+        least a quarter of the items are such of which one did.
+      seed: another one shows others.
+      output: file to write; by default `inspect.html` beside the records.
+      form: "html" or "md"; by default what `output` ends in, else "html".
+
+    Returns:
+      The file, and the figures on it.
+
+    Raises:
+      InputError: if there is no such set, it has no records, they belong to
+        other items or cannot be read, or the page cannot be written.
+    """
+    directory = Path(directory).absolute()
+    path = _locate(directory, set_name)
+    form = form or (Path(output or "").suffix.lstrip(".") or "html")
+    if form not in FORMATS:
+        raise InputError(
+            f"There is no page of the form {form!r}.",
+            expected=" or ".join(FORMATS),
+            fix="name a file that ends in .html, or say --format",
+        )
+    if items < 0:
+        raise InputError(
+            "A page cannot show so many items.", expected=">= 0", found=items
+        )
+    page = _collect(directory, path, items, seed)
+    target = Path(output) if output else path / f"inspect.{form}"
+    write = page_html.write if form == "html" else page_markdown.write
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(page, target)
+    except OSError as error:
+        raise InputError(
+            "The page cannot be written.",
+            where=target,
+            found=error.strerror,
+            fix="name another file with --output",
+        ) from error
+    return target, page.figures
+
+
+def read(path: Path) -> Iterator[tuple[Path, int, Record]]:
+    """Yields (file, first byte, record) of a set, each task once.
+
+    Records of a complete set are in order; those of one that is being
+    written, as they came. Of a task that was tried again, only the last one
+    counts.
+
+    Args:
+      path: directory of the set.
+
+    Raises:
+      InputError: if there are no records, or a line is not one.
+    """
+    merged = path / sets.RECORDS
+    if (path / sets.MANIFEST).exists() and merged.exists():
+        yield from _lines(merged)
+        return
+    files = sorted(path.glob("records-*-of-*.jsonl"))
+    if not any(file.stat().st_size for file in files):
+        raise InputError(
+            "The set has no records yet.",
+            where=path,
+            fix="write some: launch/generate.py",
+        )
+    for file in files:
+        last = {record.key: at for _, at, record in _lines(file)}
+        for _, at, record in _lines(file):
+            if last[record.key] == at:
+                yield file, at, record
+
+
+def _lines(file: Path) -> Iterator[tuple[Path, int, Record]]:
+    with file.open("rb") as lines:
+        at = 0
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return  # being written, or torn when its writer was killed
+            yield file, at, records.parse(line, f"{file}, line {number}")
+            at += len(line)
+
+
+# -- what goes on the page ---------------------------------------------------
+
+
+def _locate(directory: Path, set_name: str | None) -> Path:
+    if set_name is None:
+        folder = directory / sets.FOLDER
+        found = [p.name for p in folder.glob("*") if p.is_dir()]
+        if len(found) > 1:
+            raise InputError(
+                "The dataset has several sets of counterfactuals.",
+                where=folder,
+                found=", ".join(sorted(found)),
+                fix="name one with --set",
+            )
+        set_name = found[0] if found else "attributes"
+    path = sets.locate(directory, set_name)
+    if not path.is_dir():
+        sets.read_manifest(directory, set_name)  # raises, and says which are
+    return path
+
+
+def _collect(directory: Path, path: Path, number: int, seed: int) -> Page:
+    catalog = store.load(directory, records=True)
+    settings = _settings(directory, path)
+    made, notes = _encoded(directory, path)
+    index = _Index(catalog.num_items, seed)
+    figures = summary.summary(index.seen(read(path)), made, seed=seed)
+    if not (path / sets.MANIFEST).exists():
+        notes.insert(0, "The set is not complete: figures are of what is there")
+    kept = {"items", "source", "format", "encoding", "counts", "probes"}
+    about = [
+        (name.replace("_", " "), _told(value))
+        for name, value in settings.items()
+        if name not in kept and value not in ("", None, [], {})
+    ]
+    return Page(
+        title=f'"{path.name}" of {catalog.name}',
+        about=tuple(about),
+        notes=tuple(notes),
+        figures=figures,
+        items=tuple(_show(catalog, index, i) for i in index.choose(number)),
+        having_failed=len(index.failed_items),
+        failures=tuple(index.failures()),
+    )
+
+
+def _settings(directory: Path, path: Path) -> dict[str, Any]:
+    """How the set came about, or comes about; of the same items, for sure."""
+    settings: dict[str, Any] = {}
+    if (path / sets.MANIFEST).exists():
+        settings = sets.read_manifest(directory, path.name)
+    else:
+        for file in sorted(path.glob("shard-*-of-*.json"))[:1]:
+            settings = ledger.read_json(file)
+    ours = store.items_digest(store.describe(directory))
+    if settings.get("source", ours) != ours:
+        raise InputError(
+            "The set was made of other items.",
+            where=path,
+            expected="records of the items that the dataset has now",
+            fix="generate it again, or prepare the dataset as it was",
+        )
+    return settings
+
+
+def _encoded(directory: Path, path: Path) -> tuple[Any, list[str]]:
+    """The set's vectors, or why there are no similarities."""
+    try:
+        catalog = store.load(directory, counterfactuals=path.name)
+    except InputError as error:
+        return None, [f"Without similarities: {error.problem}"]
+    return catalog.counterfactuals, []
+
+
+class _Index:
+    """Where the records are of which a page may want to show some."""
+
+    def __init__(self, num_items: int, seed: int):
+        self._num_items, self._seed = num_items, seed
+        self._files: list[Path] = []
+        self._rows = array.array("q")  # item, file, first byte, failed
+        self._failed: dict[str, list[Record]] = {}
+
+    def seen(
+        self, found: Iterator[tuple[Path, int, Record]]
+    ) -> Iterator[Record]:
+        """Passes records on, and notes where they are."""
+        for file, at, record in found:
+            if record.item >= self._num_items:
+                raise InputError(
+                    "A record is of an item that the dataset does not have.",
+                    where=file,
+                    expected=f"items below {self._num_items}",
+                    found=record.item,
+                )
+            if file not in self._files[-1:]:
+                self._files.append(file)
+            failed = not record.accepted
+            row = record.item, len(self._files) - 1, at, failed
+            self._rows.extend(row)
+            kind = merging.reason_kind(record.error)
+            if failed and len(self._failed.setdefault(kind, [])) < LISTED:
+                self._failed[kind].append(record)
+            yield record
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        return np.array(self._rows, np.int64).reshape(-1, 4)
+
+    @property
+    def failed_items(self) -> np.ndarray:
+        """Items of which a record failed."""
+        table = self._table
+        return np.unique(table[table[:, 3] != 0, 0])
+
+    def choose(self, number: int) -> list[int]:
+        """Random items, those that are all right first."""
+        failed = self.failed_items
+        good = np.setdiff1d(self._table[:, 0], failed)
+        # What is rare is shown more often than it would come up.
+        rate = len(failed) / max(1, len(failed) + len(good))
+        bad = round(number * max(rate, 0.25)) if len(failed) else 0
+        bad = min(len(failed), max(bad, number - len(good)))
+        rng = np.random.default_rng(self._seed)
+        some = rng.permutation(good)[: number - bad]
+        others = rng.permutation(failed)[:bad]
+        return [*np.sort(some).tolist(), *np.sort(others).tolist()]
+
+    def of(self, item: int) -> tuple[Record, ...]:
+        """All records of an item."""
+        found = []
+        table = self._table
+        for _, file, at, _ in table[table[:, 0] == item]:
+            with self._files[file].open("rb") as lines:
+                lines.seek(at)
+                found.append(records.parse(lines.readline(), lines.name))
+        return tuple(sorted(found, key=lambda record: record.key))
+
+    def failures(self) -> list[Record]:
+        """Failed records: all, or as many of each kind as there is room."""
+        left, found = LISTED, []
+        kinds = sorted(self._failed.values(), key=len)
+        for place, some in enumerate(kinds):
+            room = left // (len(kinds) - place)
+            found += some[:room]
+            left -= len(some[:room])
+        return sorted(found, key=lambda record: record.key)
+
+
+def _show(catalog: Catalog, index: _Index, item: int) -> Shown:
+    found = index.of(item)
+    title, picture, trouble, file = "", b"", "", ""
+    if catalog.records is not None:
+        title = catalog.records.titles[item]
+        if catalog.records.images[item]:
+            file = os.path.join(
+                catalog.records.image_root, catalog.records.images[item]
+            )
+            picture, trouble = _thumbnail(file)
+    return Shown(item, found[0].id, title, picture, file, trouble, found)
+
+
+def _thumbnail(file: str) -> tuple[bytes, str]:
+    """A small JPEG, or why there is none."""
+    try:
+        image = open_image(file, (THUMBNAIL, THUMBNAIL))
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=80)
+    except Exception as error:  # decoders raise all kinds of errors
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return b"", f"The picture cannot be read: {reason}"
+    return stream.getvalue(), ""
+
+
+def _told(value: Any) -> str:
+    """A setting in words."""
+    if isinstance(value, dict):
+        return "; ".join(f"{k}: {_told(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value)) or "none"
+    return str(value)
