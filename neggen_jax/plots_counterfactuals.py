@@ -50,7 +50,7 @@ def overview(figures: Mapping[str, Any], title: str) -> Figure:
     figure = blank(2 * WIDTH, rows * HEIGHT + 0.3)
     for number, (name, draw) in enumerate(drawn, 1):
         draw(figure.add_subplot(rows, 2, number, title=name), told)
-    figure.suptitle(title)
+    figure.suptitle(_plain(title))
     return figure
 
 
@@ -186,9 +186,13 @@ def _sideways(axes: Axes, x: str) -> None:
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
 
 
+def _plain(words: str) -> str:
+    """Words in which dollars begin no formula, which might be none."""
+    return words.replace("$", r"\$")
+
+
 def _short(word: str) -> str:
-    # A dollar would begin a formula, and end the page with an error.
-    text = textwrap.shorten(word.replace("$", r"\$"), 60, placeholder="...")
+    text = textwrap.shorten(_plain(word), 60, placeholder="...")
     return "\n".join(textwrap.wrap(text, 26)[:2])
 
 

@@ -51,7 +51,7 @@ def make_records(items=ITEMS) -> list[Record]:
             about = {"item": item, "id": f"A<{item}>", "modality": modality}
             words = f"{title}: a {old} {modality} of wool"
             if item in FAILED and modality == "text":
-                reason = f"length: <b>{title}</b>" if item % 2 else "no words"
+                reason = f"length; <b>{title}</b>" if item % 2 else "no words"
                 made.append(
                     Record(
                         **about,
@@ -407,7 +407,7 @@ def test_what_others_wrote_is_text_and_nothing_else(directory):
             assert " ".join(title.split()) in page.text
     # What would turn the rest of the page around, or is no text.
     assert "right\ufffdto left, \ufffd[31mred\ufffd" in page.text
-    for label in ("<i>stuff</i>", "A<5>", "<u>kind</u>", "length: <b>"):
+    for label in ("<i>stuff</i>", "A<5>", "<u>kind</u>", "length; <b>"):
         assert label in page.text
 
 
@@ -426,7 +426,7 @@ def test_all_failures_are_listed(directory):
     _, _, failures = page.text.partition("5 failed records")
     for item in FAILED:
         assert f"item {item}, A<{item}>" in failures
-    assert "length: <b>&lt;b&gt; & <b>bold</b></b>" in failures
+    assert "length; <b>&lt;b&gt; & <b>bold</b></b>" in failures
     # Each kind once, with its count.
     assert "length 3 " in failures
     assert "no words 2 " in failures
@@ -435,7 +435,7 @@ def test_all_failures_are_listed(directory):
 def test_many_failures_are_listed_by_kind(directory, monkeypatch):
     monkeypatch.setattr(inspecting, "LISTED", 10)
     made = [
-        Record(i, f"A{i}", "text", error="rare" if i == 40 else f"often: {i}")
+        Record(i, f"A{i}", "text", error="rare" if i == 40 else f"often; {i}")
         for i in range(ITEMS)
     ]
     path = write_set(directory, made, "other")
