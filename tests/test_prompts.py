@@ -92,6 +92,7 @@ REFUSED = [
     (drop("describe") + "[describe]\nuser = ''\n", "'describe' is missing"),
     (OWN.replace("[mask]\nuser", "[mask]\nusr = 1\nuser"), "mask.usr"),
     (OWN.replace("[mask]\nuser", "[mask]\nsystem = 1\nuser"), "mask.system"),
+    (OWN + "system = 'Mind.'\n", "correction.system"),
     (OWN.replace("[mask]", "[musk]"), "did you mean 'mask'"),
     (OWN.replace("[MASK_1] laptop", "{{maks}} laptop"), "{{maks}}"),
     (OWN.replace("stays: {{kept}}", "stays"), "{{kept}}"),

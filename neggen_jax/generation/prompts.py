@@ -162,6 +162,12 @@ def _template(name: str, tables: Mapping[str, Any], where: str) -> Template:
                 expected="texts `user` and, if wanted, `system`",
                 found=repr(value),
             )
+    if name == "correction" and "system" in table:
+        raise InputError(
+            "A correction comes after a reply, where no system text may be.",
+            where=f"{where}: correction.system",
+            fix="say it in the text `user`",
+        )
     template = Template(table["user"].strip(), table.get("system", "").strip())
     known = _PLACEHOLDERS[name]
     used = set(_PLACEHOLDER.findall(template.user + template.system))
