@@ -21,6 +21,7 @@ from typing import Any
 from neggen_jax.errors import InputError, reported
 from neggen_jax.generation.request_log import Totals
 
+_COLUMNS = ("requests", "failed", "read", "cached", "written", "seconds")
 _LABEL = re.compile(r"item (\d+) (.+)")
 
 
@@ -93,10 +94,8 @@ def show(cost: Cost, items: int | None = None) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    table.add_column("step")
-    for title in ("requests", "unanswered", "prompt tokens", "of it cached"):
-        table.add_column(title, justify="right")
-    for title in ("reply tokens", "seconds"):
+    table.add_column("step", no_wrap=True)
+    for title in _COLUMNS:
         table.add_column(title, justify="right")
     for name, sums in sorted(cost.steps.items()):
         per = max(1, sums.answered)
@@ -111,7 +110,10 @@ def show(cost: Cost, items: int | None = None) -> None:
         )
     console = Console(soft_wrap=True)
     console.print(table)
-    console.print("(tokens and seconds: mean of a request)")
+    console.print(
+        "read, written: tokens of an answered request, of those read the "
+        "share that the server had read before; seconds of any request"
+    )
     for line in _lines(cost, items):
         console.print(line)
 

@@ -253,7 +253,9 @@ class ImageTextModel:
                 expected="an image-text-to-text model with its processor: a "
                 "directory that save_pretrained wrote, or a name on the "
                 "Hugging Face hub and a way to reach it",
-                found=first_line(error),
+                found="no such directory"
+                if os.path.isabs(self._path) and not os.path.exists(self._path)
+                else first_line(error),
             ) from error
 
 
