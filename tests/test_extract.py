@@ -91,7 +91,7 @@ def test_a_reply_without_end_is_refused():
 
 ODD = [
     '{"a":' * 3000,
-    "[" * 9000 + "{",
+    '{"a":' + "[" * 9000,
     "{" * 16000,
     '{"a": 1,}' * 900,
     '{"a":1,' * 2300,
@@ -154,8 +154,8 @@ def test_any_json_is_refused_or_right(masks, masked, lists):
 def test_an_odd_reply_is_refused_soon(reply):
     begun = time.process_time()
     check_all(reply)
-    # A tenth of that is usual, and ten times as much without a bound.
-    assert time.process_time() - begun < 5
+    # Less than a tenth of that is usual; some take three without a bound.
+    assert time.process_time() - begun < 1
 
 
 # ---- descriptions

@@ -120,7 +120,33 @@ def test_a_value_that_is_mentioned_again_is_masked_there_too():
     assert made.fill(["blue", "silk", "2", "home"]).startswith(
         "Blue silk sleeve. The blue of this"
     )
-    assert made.fill(["red", "felt", "13", "IT"]) == text
+    for values in (made.attributes.values(), ["Red", "felt", "13", "IT"]):
+        assert made.fill(list(values)) == text
+
+
+def test_capitals_are_those_of_the_place():
+    text = "Dark Blue zips; dark blue cord. Felt. Made of felt. o'neill"
+    reply = {
+        "masks": [
+            {"attribute": "colour", "value": "Dark Blue"},
+            {"attribute": "material", "value": "felt"},
+            {"attribute": "brand", "value": "o'neill"},
+        ],
+        "masked": "[MASK_1] zips; dark blue cord. [MASK_2]. Made of felt. "
+        "[MASK_3]",
+    }
+    made = check_masks(json.dumps(reply), text, {}, 3)
+    assert made.fill(list(made.attributes.values())) == text
+    form = "{} zips; {} cord. {}. Made of {}. {}"
+    assert made.fill(["red", "silk", "Øre"]) == (
+        form.format("Red", "red", "Silk", "silk", "Øre")
+    )
+    assert made.fill(["Red", "Silk", "H&M"]) == (
+        form.format("Red", "red", "Silk", "silk", "H&M")
+    )
+    assert made.fill(["McCoy red", "PVC", "øre"]) == (
+        form.format("McCoy red", "McCoy red", "PVC", "PVC", "øre")
+    )
 
 
 def test_numbers_and_letters_are_masked_in_one_place():

@@ -71,7 +71,7 @@ def test_correct_alternatives_are_accepted(data, truth, number):
     assert len(made) == number
     for alternative, values in zip(made, lists, strict=True):
         new = {
-            name: in_case_of(truth.values[name], value)
+            name: in_case_of(truth.values[name], value, truth.values[name])
             for name, value in zip(truth.names, values, strict=True)
         }
         # Outside the masks nothing changes, whatever is filled in.

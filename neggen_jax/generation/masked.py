@@ -76,18 +76,35 @@ class Masked:
 
     def _put(self, values: Sequence[str], capitals: bool = False) -> str:
         parts, end = [], 0
+        mains = list(self.attributes.values())
         for start, stop, k in self.places:
-            old = self.description[start:stop]
-            new = in_case_of(old, values[k]) if capitals else values[k]
+            old, new = self.description[start:stop], values[k]
+            if capitals:
+                new = in_case_of(old, new, mains[k])
             parts += [self.description[end:start], new]
             end = stop
         return "".join([*parts, self.description[end:]])
 
 
-def in_case_of(old: str, new: str) -> str:
-    """Gives `new` a capital if `old` has one and `new` has none."""
+def in_case_of(old: str, new: str, main: str) -> str:
+    """Writes a new value as the words that it replaces are written.
+
+    Args:
+      old: the words.
+      new: the value.
+      main: the words of the place that the attribute's value was taken from.
+
+    Returns:
+      `new` with a capital if `old` has one and `new` has none, as at the
+      beginning of a sentence; in lower case if only `main` stands at such a
+      beginning.
+    """
+    if new.lower() == old.lower():
+        return old
     if old[:1].isupper() and new.islower():
         return new[:1].upper() + new[1:]
+    if old.islower() and main[:1].isupper() and new[1:].islower():
+        return new.lower()
     return new
 
 

@@ -37,7 +37,7 @@ _RATIO, _SLACK = 2.0, 32
 
 
 # Of a reply; each may be where its object starts, and is tried. Without a
-# bound a reply of nothing else takes many seconds.
+# bound a reply of nothing else takes seconds.
 _MOST_BRACES = 256
 
 
@@ -397,7 +397,7 @@ def _alternative(masked: Masked, values: tuple[str, ...]) -> Alternative:
             f"instead of {length}; give values about as long as the original."
         )
     changes = {
-        name: (old, in_case_of(old, new))
+        name: (old, in_case_of(old, new, old))
         for (name, old), new in zip(
             masked.attributes.items(), values, strict=True
         )
