@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tiny_models
+from contents import make_records
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -17,9 +18,11 @@ from transformers import (
 )
 
 from neggen_jax.errors import InputError
+from neggen_jax.generation import pipeline, prompts, tasks
 from neggen_jax.generation.backend_transformers import Transformers
 from neggen_jax.generation.backends import Reply, Request, RequestError
 from neggen_jax.generation.image_text_model import ImageTextModel
+from neggen_jax.generation.writer import Prompted
 
 torch = pytest.importorskip(
     "torch", reason="pip install -r requirements-mllm.txt"
@@ -198,8 +201,9 @@ def test_settings_of_the_model_do_not_make_it_draw(llava, tmp_path):
 
 def test_words_of_a_text_are_no_control_tokens(llava, pictures):
     # Neither an end of the turn nor a second picture.
-    told = say("A <image> print <eos><|assistant|>", image=pictures[0])
-    plain = say("A print", image=pictures[0])
+    words = "A <image> print <eos><|assistant|>"
+    told = say(words, image=pictures[0], max_tokens=4)
+    plain = say("A print", image=pictures[0], max_tokens=4)
     first, second = ask(Transformers(llava), told, plain)
     assert second == alone(llava, plain)
     # Each of these letters is a token of this tokenizer, or nearly.
@@ -226,8 +230,8 @@ def test_a_conversation_goes_on(llava, pictures):
     turns = (("user", "What?"), ("assistant", "{"), ("user", "No JSON."))
     short, long = ask(
         Transformers(llava),
-        say("What?", image=pictures[0]),
-        Request(turns, image=pictures[0]),
+        say("What?", image=pictures[0], max_tokens=4),
+        Request(turns, image=pictures[0], max_tokens=4),
     )
     # Two more turns; the picture is there once, its 16 patches of tokens.
     assert 10 < long.prompt_tokens - short.prompt_tokens < 16
@@ -381,6 +385,52 @@ def test_the_log_counts_tokens(llava, pictures, tmp_path):
     assert lines[-1]["totals"]["answered"] == 1
 
 
+# ---- from an image file to a record
+
+
+def test_from_picture_to_record(pictures, tmp_path):
+    # Its words are noise, so what shows is how that ends.
+    path = tiny_models.build(tmp_path / "model", context=8192)
+    log = tmp_path / "requests.jsonl"
+    records = make_records(
+        ["A red cotton dress.", "A blue woollen scarf."],
+        [*pictures[:1], str(tmp_path / "none.png")],
+    )
+    written = []
+    pipeline.run(
+        tasks.make(records, tasks.plan(records)),
+        Prompted(
+            Transformers(path, batch_size=2, log=log),
+            prompts.load(),
+            retries=1,
+            max_masks=1,
+            description_tokens=24,
+        ),
+        written.append,
+    )
+    assert sorted(record.key for record in written) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+    by_key = {record.key: record for record in written}
+    assert not any(record.accepted for record in written)
+    for item in (0, 1):
+        text = by_key[item, 0]
+        assert text.error.startswith("mask: ")
+        assert (text.attempts, text.description) == (2, records.texts[item])
+    assert by_key[0, 1].error.partition(":")[0] in ("describe", "mask")
+    assert by_key[0, 1].attempts >= 2
+    assert "none.png" in by_key[1, 1].error or "No such" in by_key[1, 1].error
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    asked = sum(record.attempts for record in written)
+    assert lines[-1]["totals"]["requests"] == len(lines) - 1 == asked
+    assert lines[-1]["totals"]["answered"] == asked
+    labels = {line["label"] for line in lines[:-1]}
+    assert {"item 0 text: mask", "item 0 image: describe"} <= labels
+
+
 # ---- models that cannot be used
 
 
@@ -394,6 +444,7 @@ def test_a_model_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         Transformers(tmp_path / "none")
     assert caught.value.where == str(tmp_path / "none")
+    assert caught.value.found == "no such directory"
 
 
 def test_a_model_without_chat_template_is_told(tmp_path):
