@@ -31,7 +31,7 @@ def test_what_kind_of_thing_it_is_is_not_masked(value, masked):
 
 def test_words_that_say_no_kind_may_be_in_a_value():
     text = "A T-shirt in red and blue, size t"
-    kept = {"category": "T-shirts and other things"}
+    kept = {"category": "T shirts and other things"}
     masked = "A T-shirt in [MASK_1], size t"
     assert one_mask("red and blue", masked, text, kept)
     assert one_mask("t", "A T-shirt in red and blue, size [MASK_1]", text, kept)

@@ -141,7 +141,8 @@ def test_the_file_belongs_to_the_package():
     settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
     data = settings["tool"]["setuptools"]["package-data"]
     (pattern,) = data["neggen_jax.generation"]
-    assert list((root / "neggen_jax/generation").glob(pattern))
+    files = (root / "neggen_jax/generation").glob(pattern)
+    assert "prompts.toml" in [path.name for path in files]
 
 
 def test_examples_are_json():

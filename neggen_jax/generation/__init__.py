@@ -8,7 +8,9 @@
     cost.py           what the requests have cost
     pictures.py       what models are shown
     prompts.py        the three templates of prompts.toml
-    replies.py        what a reply must be to be accepted
+    replies.py        what a reply must be to be accepted, with masked.py:
+                      a description and the places of its masks
+    contrast.py       when two values are the same in other words
     writer.py         describe -> mask -> complete, with bounded retries
     attributes.py     the writer without a model
     ledger.py         records on disk: resumable, sharded, merged
