@@ -361,6 +361,8 @@ class OpenAI:
             limits=httpx2.Limits(
                 max_connections=self.concurrency,
                 max_keepalive_connections=self.concurrency,
+                # Sooner than servers hang up, which mostly is after 5 s.
+                keepalive_expiry=2.0,
             ),
         )
         return openai.AsyncOpenAI(
