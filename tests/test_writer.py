@@ -181,6 +181,9 @@ def test_options_reach_the_templates(picture):
     model = Model()
     write(model, picture, max_masks=2, description_words=33)
     assert "at most 33 words" in model.requests[0].messages[0][1]
+    short = Model()
+    write(short, picture, max_words=10)
+    assert "at most 10 words" in short.requests[0].messages[0][1]
     assert "at most 2 attributes" in model.requests[1].messages[0][1]
     assert model.requests[1].schema["properties"]["masks"]["maxItems"] == 2
     model = Model()
@@ -296,6 +299,11 @@ def test_what_ends_the_run_ends_it():
             write(model)
 
 
+def test_what_says_the_kind_is_not_masked():
+    record = write(Model(), make_task(kind="red bag"), retries=1)
+    assert record.error.startswith("mask: Mask 1 hides 'red', which says")
+
+
 # ---- tasks that nobody can do
 
 
@@ -358,9 +366,10 @@ def test_a_text_without_spaces_is_cut_by_letters():
 
 
 def test_a_reply_may_be_as_long_as_it_must_be():
-    long = "A red sleeve " + "with a zip " * 30 + "of felt."
+    long = "A red sleeve " + "with another zip " * 38 + "of felt."
     model = Model()
-    assert write(model, make_task(long, category="case")).accepted
+    task = make_task(long, category="case")
+    assert write(model, task, max_masks=2).accepted
     reply = model.mask(f"Description: {long}")
     (mask,) = model.asked("mask")
     # English has more than three letters a token.
