@@ -237,14 +237,14 @@ def test_faults_that_pass_are_tried_again(fault, tmp_path):
 @pytest.mark.parametrize("kind", ["slow", "drip"])
 def test_slow_replies_time_out(kind):
     # 200 bytes and more, each well within the limit for one read.
-    seconds = 2.0 if kind == "slow" else 0.05
+    seconds = 10.0 if kind == "slow" else 0.05
     fault = Fault(kind, seconds=seconds)
     with ChatServer(echo, fault=scripted(fault)) as server:
         begun = time.monotonic()
-        assert one(server, timeout=0.3).finished
-        # Two requests, of which the first took 0.3 s.
-        assert 0.3 < time.monotonic() - begun < 1.5
-    assert len(server.requests) == 2
+        assert one(server, timeout=0.5).finished
+        # Ten seconds of dripping, cut after half a one.
+        assert 0.5 < time.monotonic() - begun < 6
+    assert len(server.requests) >= 2
 
 
 @pytest.mark.parametrize(
@@ -661,7 +661,7 @@ def test_every_request_has_one_end(seed):
         status(429, retry_after="0.02"),
         status(500),
         status(503, retry_after="0"),
-        Fault("slow", seconds=1.0),
+        Fault("slow", seconds=9.0),
         Fault("drop"),
         Fault("truncate"),
         Fault("garbage"),
@@ -669,13 +669,13 @@ def test_every_request_has_one_end(seed):
         Fault("empty"),
         Fault("length"),
     ]
-    requests = [Request((("user", f"number {i}"),)) for i in range(150)]
+    requests = [Request((("user", f"number {i}"),)) for i in range(100)]
     with ChatServer(echo, fault=seeded(seed, 0.4, faults)) as server:
-        results = ask(server, *requests, timeout=0.4, concurrency=24)
+        results = ask(server, *requests, timeout=1.5, concurrency=12)
     assert all(isinstance(r, Reply | RequestError) for r in results)
     for i, result in enumerate(results):
         if isinstance(result, Reply) and result.finished:
             assert result.text == f"reply to number {i}"
     # At most three faults a request, of which most are retried away.
     whole = [r for r in results if isinstance(r, Reply) and r.finished]
-    assert 90 < len(whole) < 150
+    assert 60 < len(whole) < 100

@@ -22,7 +22,7 @@ FAULTS = [
     status(429, retry_after="0.02"),
     status(500),
     status(503, retry_after="0"),
-    Fault("slow", seconds=3.0),
+    Fault("slow", seconds=9.0),
     Fault("drop"),
     Fault("truncate"),
     Fault("garbage"),
@@ -104,7 +104,7 @@ def test_a_bad_server_writes_what_it_can(records, seed, tmp_path):
     keeper = Shopkeeper(bad=0.25, seed=seed)
     fault = seeded(seed, 0.3, FAULTS)
     with ChatServer(keeper, fault=fault, structured=False) as server:
-        written = write(records, server, timeout=1.0, log=log)
+        written = write(records, server, timeout=1.5, log=log)
     check_whole(written)
     accepted = sum(record.accepted for record in written)
     # Three tries of each step, each spoilt now and then: most come through.

@@ -197,13 +197,11 @@ class Transformers:
         """
         import torch
 
-        part = len(batch)
         try:
             return self._model.generate(batch)
         except torch.OutOfMemoryError:
             problem = "the device's memory does not hold it"
             self._shrink(len(batch))
-            part = self.batch_size
         except getattr(torch, "AcceleratorError", ()) as error:
             raise InputError(
                 "The device has failed.",
@@ -216,10 +214,10 @@ class Transformers:
             problem = f"{type(error).__name__}: {first_line(error)}"
         if len(batch) == 1:
             return [RequestError(f"the model cannot be asked this: {problem}")]
-        part = min(part, (len(batch) + 1) // 2)
+        part = (len(batch) + 1) // 2
         replies: list[Reply | Exception] = []
         while len(replies) < len(batch):
-            # Which may be found to be too many on the way.
+            # Even that may be found to be too many on the way.
             part = min(part, self.batch_size)
             begun = len(replies)
             replies += self._answer(batch[begun : begun + part])
