@@ -159,6 +159,15 @@ def page_of(directory, **options):
     return Reader(path.read_text("utf-8")), figures
 
 
+@pytest.fixture(scope="module")
+def whole(saved, tmp_path_factory):
+    """The page of all items: its text as it is, and as it is seen."""
+    target = tmp_path_factory.mktemp("page") / "whole.html"
+    inspect(saved, items=ITEMS, output=target)
+    text = target.read_text("utf-8")
+    return text, Reader(text)
+
+
 # Figures --------------------------------------------------------------------
 
 
@@ -390,8 +399,8 @@ PLAIN = re.compile(
 )
 
 
-def test_what_others_wrote_is_text_and_nothing_else(directory):
-    page, _ = page_of(directory, items=ITEMS)
+def test_what_others_wrote_is_text_and_nothing_else(whole):
+    _, page = whole
     assert all(tag in TAGS or PLAIN.fullmatch(tag) for tag in page.tags)
     for tag, name in page.attributes:
         assert name in TAGS.get(tag, ()), f"<{tag} {name}=...>"
@@ -411,19 +420,17 @@ def test_what_others_wrote_is_text_and_nothing_else(directory):
         assert label in page.text
 
 
-def test_the_page_needs_nothing_else(directory):
-    path, _ = inspect(directory)
-    assert path == locate(directory, "rule") / "inspect.html"
-    text = path.read_text("utf-8")
+def test_the_page_needs_nothing_else(whole):
+    text, _ = whole
     for word in ("http:", "https:", "//cdn", "<script", "<link", "url("):
         assert word not in text.replace("http://evil", "")
 
 
-def test_all_failures_are_listed(directory):
-    page, figures = page_of(directory, items=4)
-    assert figures["failed"] == len(FAILED)
+def test_all_failures_are_listed(whole):
+    _, page = whole
     assert "5 failed records" in page.text
     _, _, failures = page.text.partition("5 failed records")
+    assert failures
     for item in FAILED:
         assert f"item {item}, A<{item}>" in failures
     assert "length; <b>&lt;b&gt; & <b>bold</b></b>" in failures
@@ -478,9 +485,8 @@ def test_items_are_random_and_those_that_failed_are_among_them(directory):
     assert sum(item.failed for item in page.items) >= 18
 
 
-def test_changes_are_highlighted(directory):
-    path, _ = inspect(directory, items=ITEMS)
-    text = path.read_text("utf-8")
+def test_changes_are_highlighted(whole):
+    text, _ = whole
     assert (
         "thing 8: a <mark>red <small>colour</small></mark> text of wool" in text
     )
@@ -489,8 +495,8 @@ def test_changes_are_highlighted(directory):
     assert text.count("<article") == ITEMS
 
 
-def test_pictures_are_small_or_say_why_there_is_none(directory):
-    page, _ = page_of(directory, items=ITEMS)
+def test_pictures_are_small_or_say_why_there_is_none(whole):
+    _, page = whole
     pictures = [
         url
         for url in page.attributes["img", "src"]
@@ -535,6 +541,7 @@ def test_similarities_are_shown_once_there_are_vectors(directory):
 
 def test_the_same_set_gives_the_same_page(directory):
     path, _ = inspect(directory)
+    assert path == locate(directory, "rule") / "inspect.html"
     first = path.read_bytes()
     inspect(directory)
     assert path.read_bytes() == first

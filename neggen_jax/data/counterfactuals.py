@@ -155,7 +155,7 @@ class Counterfactuals:
             raise InputError(
                 "No item has a counterfactual.",
                 where=where,
-                fix="see with launch/inspect.py why none was accepted",
+                fix="see with launch/inspect_records.py why none was accepted",
             )
         return self
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.catalog import Catalog
+from neggen_jax.catalog import Catalog, Counterfactuals
 from neggen_jax.data import counterfactuals as sets
 from neggen_jax.data import store
 from neggen_jax.data.images import open_image
@@ -39,6 +39,19 @@ THUMBNAIL = 320
 # Failed records that are listed in one line each.
 LISTED = 200
 FORMATS = ("html", "md")
+# Of a manifest: what the figures tell better, and what tells a person nothing.
+_UNTOLD = {
+    "format",
+    "items",
+    "source",
+    "shard",
+    "shards",
+    "counts",
+    "attempts",
+    "records",
+    "encoding",
+    "probes",
+}
 
 
 def inspect(
@@ -161,17 +174,17 @@ def _locate(directory: Path, set_name: str | None) -> Path:
 
 def _collect(directory: Path, path: Path, number: int, seed: int) -> Page:
     catalog = store.load(directory, records=True)
-    settings = _settings(directory, path)
-    made, notes = _encoded(directory, path)
+    source = store.items_digest(store.describe(directory))
+    settings = _settings(directory, path, source)
+    made, notes = _encoded(directory, path, catalog.num_items, source)
     index = _Index(catalog.num_items, seed)
     figures = summary.summary(index.seen(read(path)), made, seed=seed)
     if not (path / sets.MANIFEST).exists():
         notes.insert(0, "The set is not complete: figures are of what is there")
-    kept = {"items", "source", "format", "encoding", "counts", "probes"}
     about = [
         (name.replace("_", " "), _told(value))
         for name, value in settings.items()
-        if name not in kept and value not in ("", None, [], {})
+        if name not in _UNTOLD and value not in ("", None, [], {})
     ]
     return Page(
         title=f'"{path.name}" of {catalog.name}',
@@ -184,7 +197,7 @@ def _collect(directory: Path, path: Path, number: int, seed: int) -> Page:
     )
 
 
-def _settings(directory: Path, path: Path) -> dict[str, Any]:
+def _settings(directory: Path, path: Path, source: str) -> dict[str, Any]:
     """How the set came about, or comes about; of the same items, for sure."""
     settings: dict[str, Any] = {}
     if (path / sets.MANIFEST).exists():
@@ -192,8 +205,7 @@ def _settings(directory: Path, path: Path) -> dict[str, Any]:
     else:
         for file in sorted(path.glob("shard-*-of-*.json"))[:1]:
             settings = ledger.read_json(file)
-    ours = store.items_digest(store.describe(directory))
-    if settings.get("source", ours) != ours:
+    if settings.get("source", source) != source:
         raise InputError(
             "The set was made of other items.",
             where=path,
@@ -203,13 +215,14 @@ def _settings(directory: Path, path: Path) -> dict[str, Any]:
     return settings
 
 
-def _encoded(directory: Path, path: Path) -> tuple[Any, list[str]]:
+def _encoded(
+    directory: Path, path: Path, num_items: int, source: str
+) -> tuple[Counterfactuals | None, list[str]]:
     """The set's vectors, or why there are no similarities."""
     try:
-        catalog = store.load(directory, counterfactuals=path.name)
+        return sets.read(directory, path.name, num_items, source), []
     except InputError as error:
         return None, [f"Without similarities: {error.problem}"]
-    return catalog.counterfactuals, []
 
 
 class _Index:
