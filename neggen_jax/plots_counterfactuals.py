@@ -192,8 +192,8 @@ def _plain(words: str) -> str:
 
 
 def _short(word: str) -> str:
-    text = textwrap.shorten(_plain(word), 60, placeholder="...")
-    return "\n".join(textwrap.wrap(text, 26)[:2])
+    text = textwrap.shorten(_plain(word), 75, placeholder="...")
+    return "\n".join(textwrap.wrap(text, 28)[:3])
 
 
 # Title, how it is drawn, and whether a modality has what it shows.
