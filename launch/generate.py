@@ -25,6 +25,7 @@ _WORDS = {
     "base_url": "openai: where the server is, with /v1.",
     "api_key_env": "openai: environment variable that holds the key.",
     "contrast": "attributes: contrasting, or random (the ablation).",
+    "words": "attributes: words to look for in texts; a file, or none.",
     "prompts": "Templates of your own; see neggen_jax/generation/prompts.toml.",
     "shard": "Part i of n, as i/n with i from 0.",
     "items": "Only these items: 0,5,7-9.",
@@ -73,8 +74,6 @@ def main(argv: list[str]) -> None:
     }
     if "set" in given:
         given["set_name"] = given.pop("set")
-    elif given.get("probe"):
-        given["set_name"] = "probes"
     from neggen_jax.generation.counterfactuals import Scope, generate
 
     names = [field.name for field in dataclasses.fields(Scope)]

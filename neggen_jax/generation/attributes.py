@@ -136,9 +136,9 @@ class Attributes:
         }
         changed = list(self._draw(task))
         names = [
-            n
-            for n in (*self._plan.shown[task.modality],)
-            if any(n in new for new in changed)
+            name
+            for name in self._told(task.modality)
+            if any(name in new for new in changed)
         ]
         every = {**task.kept, **task.attributes}
         old = {name: every[name] for name in names}
@@ -217,8 +217,11 @@ class Attributes:
                 continue
             # By the root of how often they are seen: what is usual comes more
             # often, and what is rare does come.
-            weights = itertools.accumulate(n**0.5 for _, n in others)
-            picked = others[_pick(dice, list(weights))][0]
+            weights = list(itertools.accumulate(n**0.5 for _, n in others))
+            for _ in range(_TRIES):
+                picked = others[_pick(dice, weights)][0]
+                if not _said(picked, task):
+                    break
             new |= {
                 name: value
                 for name, value in picked.items()
@@ -238,13 +241,12 @@ class Attributes:
         ]
         new: dict[str, str] = {}
         for name in _shuffled(dice, names):
-            others = [
-                value
-                for value in self._values[name]
-                if not contrast.same_value(value, every[name])
-            ]
-            if others and len(new) < count:
-                new[name] = others[int(dice.random() * len(others))]
+            values = self._values[name]
+            for _ in range(_TRIES if len(new) < count else 0):
+                value = values[int(dice.random() * len(values))]
+                if not contrast.same_value(value, every[name]):
+                    new[name] = value
+                    break
         return new
 
     def _told(self, modality: str) -> tuple[str, ...]:
@@ -264,6 +266,15 @@ class Attributes:
         if not task.attributes:
             return "no attribute that may be changed"
         return "no other value in the catalogue"
+
+
+def _said(new: Mapping[str, str], task: Task) -> bool:
+    """Whether a text tells some of these values already."""
+    return task.modality == "text" and any(
+        value.lower() in task.text.lower()
+        and edits.whole(value).search(task.text)
+        for value in new.values()
+    )
 
 
 def caption(
@@ -314,9 +325,10 @@ def _groups(
             (*plan.kept, *plan.again, *stays),
             (*plan.kept, *plan.again),
             plan.kept,
-            plan.again,
-            (),
         ]
+        if not set(ours) & set(plan.mined):
+            # Words of a text say too little to be those of any other kind.
+            levels += [plan.again, ()]
         for part in [(name,) for name in ours] if alone else [ours]:
             if part:
                 found.append(

@@ -9,6 +9,7 @@ records are there they are merged and encoded.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import sys
@@ -32,9 +33,9 @@ from neggen_jax.generation import (
 from neggen_jax.generation.ledger import Ledger, Shard
 from neggen_jax.generation.progress import Progress
 from neggen_jax.generation.records import Record
-from neggen_jax.generation.seen import names_of
-from neggen_jax.generation.tasks import Plan, Task
+from neggen_jax.generation.tasks import Plan
 
+# Options of `tasks.plan`; what else there is, is the writer's.
 _PLAN = (
     "modalities",
     "image_attributes",
@@ -43,6 +44,7 @@ _PLAN = (
     "changeable",
     "told",
 )
+_PROBES = "probes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,7 @@ def generate(
     Args:
       directory: of the dataset.
       backend: who writes, of `writers.OPTIONS`.
-      set_name: of the set; by default the backend's.
+      set_name: of the set; by default the backend's, or "probes" for probes.
       scope: which records to write in this call.
       merge: write nothing; merge the shards that are there.
       encode: encode the set when it is complete.
@@ -97,7 +99,8 @@ def generate(
       SystemExit: if the process was told to stop (status 128 + signal).
     """
     directory = Path(directory)
-    path = sets.locate(directory, set_name or backend)
+    name = set_name or (_PROBES if options.get("probe") else backend)
+    path = sets.locate(directory, name)
     known = store.describe(directory)
     if not merge and not _write(directory, path, backend, scope, options):
         return None
@@ -105,10 +108,51 @@ def generate(
     summarise(manifest["counts"], path)
     if not encode:
         return manifest
+    if not merge and _is_encoded(manifest, encoder, encoder_model):
+        print("it is encoded already; --merge encodes it again")
+        return manifest
     from neggen_jax.generation import encode as encoding
 
-    encoding.encode(directory, path.name, encoder=encoder, model=encoder_model)
-    return sets.read_manifest(directory, path.name)
+    encoding.encode(directory, name, encoder=encoder, model=encoder_model)
+    return sets.read_manifest(directory, name)
+
+
+def summarise(counts: Mapping[str, Any], path: Path) -> None:
+    """Prints what a set holds: accepted, failed and why, what was changed.
+
+    Args:
+      counts: of the manifest.
+      path: of the set.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, title=path.name)
+    table.add_column(style="bold")
+    for modality, found in counts.items():
+        total = found["accepted"] + found["failed"]
+        table.add_row(
+            modality,
+            f"{found['accepted']:,} of {total:,} accepted "
+            f"({found['accepted'] / total:.1%}), "
+            f"{found['counterfactuals']:,} counterfactuals",
+        )
+        for title, column in (("failed", "reasons"), ("changed", "changed")):
+            told = [f"{word} {n:,}" for word, n in found[column].items()]
+            if told:
+                table.add_row(f"  {title}", ", ".join(told[:12]))
+    table.add_row("directory", os.fspath(path))
+    Console(soft_wrap=True).print(table)
+
+
+def _is_encoded(
+    manifest: Mapping[str, Any], encoder: str, model: str | None
+) -> bool:
+    known = manifest.get("encoding", {})
+    told = known.get("model") or {}
+    return known.get("encoder") == encoder and (
+        model is None or told.get("name") == Path(model).name
+    )
 
 
 def _write(
@@ -123,43 +167,131 @@ def _write(
     told = {n: v for n, v in options.items() if n not in _PLAN}
     writers.check(backend, told)
     catalog = store.load(directory, records=True)
-    items = catalog.records
-    if items is None:
-        raise InputError(
-            "The dataset has no records of its items.",
-            where=directory,
-            expected="texts, attributes or pictures",
-            fix="prepare it from a source that has them",
-        )
-    if backend == "attributes":
-        items = mining.with_kinds(items)
     known = store.describe(directory)
-    plan = _plan(items, catalog, known["source"], backend, planned)
-    choice = writers.choose(backend, items, plan, told)
     shard = Shard.parse(scope.shard, catalog.num_items)
+    wanted = _chosen(scope, shard)
+    items, plan, words = _planned(
+        catalog, known["source"], backend, planned, told.pop("words", None)
+    )
+    choice = writers.choose(backend, items, plan, told)
     settings = {
         **choice.settings,
         **plan.settings(),
+        "words": words,
         "items": catalog.num_items,
         "source": store.items_digest(known),
     }
     with Ledger(path, shard, plan.modalities, settings) as book:
-        todo, done = _todo(book, plan, scope)
+        total = sum(1 for _ in _todo(book, plan, wanted, scope))
+        done = len(wanted) * len(plan.modalities) - total
+        total = min(total, scope.limit or total)
+        work = (
+            tasks.make_one(items, plan, item, modality)
+            for item, modality in itertools.islice(
+                _todo(book, plan, wanted, scope), total
+            )
+        )
         title = f"{path.name} of {catalog.name}"
         if shard.count > 1:
             title += f", shard {scope.shard}"
-        with Progress(title, len(todo) + done, done) as progress:
+        stopped = 0
+        with Progress(title, total + done, done) as progress:
 
             def keep(record: Record) -> None:
                 book.append(record)
                 progress.advance(record.accepted)
 
-            stopped = 0
-            if todo:
+            if total:
                 writer = choice.load(path / f"requests-{shard.label}.jsonl")
-                work = _listed(items, plan, todo)
                 stopped = pipeline.run(work, writer, keep)
         return _ended(book, stopped, directory, path.name)
+
+
+def _planned(
+    catalog: Catalog,
+    source: Mapping[str, Any],
+    backend: str,
+    options: Mapping[str, Any],
+    words: str | None,
+) -> tuple[ItemRecords, Plan, str]:
+    """The items, the plan, and a digest of the words looked for in texts.
+
+    The plan has what the dataset itself knows of its attributes, where the
+    options say nothing.
+    """
+    items = catalog.records
+    if items is None:
+        raise InputError(
+            "The dataset has no records of its items.",
+            where=catalog.name,
+            expected="texts, attributes or pictures",
+            fix="prepare it from a source that has them",
+        )
+    asked: dict[str, Any] = {name: options.get(name) for name in _PLAN}
+    for name in ("image_attributes", "text_attributes"):
+        if asked[name] is None:
+            asked[name] = source.get(name)
+    if asked["told"] is None and "text" in catalog.features:
+        # What the items' own text vectors were made of.
+        manifest = catalog.features["text"].manifest
+        asked["told"] = manifest.get("source", {}).get("attributes")
+    if backend != "attributes":
+        return items, tasks.plan(items, **asked), ""
+    items, mined, digest = mining.enriched(items, words)
+    plan = tasks.plan(items, mined=mined, **asked)
+    if "image" in plan.modalities and not plan.shown["image"]:
+        raise InputError(
+            "Nobody knows what the pictures show.",
+            where="--image_attributes",
+            expected="names of the attributes that can be seen",
+            fix=f"name them (known: {', '.join(plan.shown['text'])}), leave "
+            "pictures out with --modalities=text, or let a language model "
+            "look at them with --backend",
+        )
+    return items, plan, digest
+
+
+def _chosen(scope: Scope, shard: Shard) -> Sequence[int]:
+    """The items of a shard that are in the scope, in order."""
+    if scope.limit is not None and scope.limit < 1:
+        raise InputError(
+            "This is no number of records to write.",
+            where="--limit",
+            expected="at least 1",
+            found=scope.limit,
+        )
+    if scope.items is None:
+        return shard.items
+    found: set[int] = set()
+    for word in scope.items.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", word)
+        first, last = 1, 0
+        if match:
+            first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < shard.num_items:
+            raise InputError(
+                "These are not items of the dataset.",
+                where="--items",
+                expected="indices and ranges such as 0,5,7-9, below "
+                f"{shard.num_items}",
+                found=word,
+            )
+        ours = range(
+            max(first, shard.items.start), min(last + 1, shard.items.stop)
+        )
+        found.update(ours)
+    return sorted(found)
+
+
+def _todo(
+    book: Ledger, plan: Plan, wanted: Sequence[int], scope: Scope
+) -> Iterator[tuple[int, str]]:
+    """Yields what is to be written, in order."""
+    wrong = (ledger.OPEN, ledger.FAILED)[: 2 if scope.retry_failed else 1]
+    for item in wanted:
+        for modality in plan.modalities:
+            if book.state(item, modality) in wrong:
+                yield item, modality
 
 
 def _ended(book: Ledger, stopped: int, directory: Path, name: str) -> bool:
@@ -183,99 +315,6 @@ def _ended(book: Ledger, stopped: int, directory: Path, name: str) -> bool:
     return shard.count == 1
 
 
-def _todo(
-    book: Ledger, plan: Plan, scope: Scope
-) -> tuple[list[tuple[int, str]], int]:
-    """What is to be written in this call, and how much of it is there."""
-    if scope.limit is not None and scope.limit < 1:
-        raise InputError(
-            "This is no number of records to write.",
-            where="--limit",
-            expected="at least 1",
-            found=scope.limit,
-        )
-    wanted = _chosen(scope.items, book.shard)
-    wrong = (ledger.OPEN, ledger.FAILED)[: 2 if scope.retry_failed else 1]
-    todo = [
-        (item, modality)
-        for item in wanted
-        for modality in plan.modalities
-        if book.state(item, modality) in wrong
-    ]
-    done = len(wanted) * len(plan.modalities) - len(todo)
-    return todo[: scope.limit], done
-
-
-def _plan(
-    about: ItemRecords,
-    catalog: Catalog,
-    source: Mapping[str, Any],
-    backend: str,
-    options: Mapping[str, Any],
-) -> Plan:
-    """The plan, with what the dataset itself knows of its attributes."""
-    asked = {name: options.get(name) for name in _PLAN}
-    for name in ("image_attributes", "text_attributes"):
-        if asked[name] is None:
-            asked[name] = source.get(name)
-    if asked["told"] is None and "text" in catalog.features:
-        # What the item's own text vectors were made of.
-        manifest = catalog.features["text"].manifest
-        asked["told"] = manifest.get("source", {}).get("attributes")
-    if asked["told"] is None:
-        # Of a title that names the kind nobody needs to be told it.
-        known = names_of(about.attributes)
-        asked["told"] = [n for n in known if n != mining.KIND]
-    plan = tasks.plan(about, **asked)
-    if (
-        backend == "attributes"
-        and "image" in plan.modalities
-        and not plan.shown["image"]
-    ):
-        raise InputError(
-            "Nobody knows what the pictures show.",
-            where="--image_attributes",
-            expected="names of the attributes that can be seen",
-            fix=f"name them (known: {', '.join(plan.shown['text'])}), leave "
-            "pictures out with --modalities=text, or let a language model "
-            "look at them with --backend",
-        )
-    return plan
-
-
-def _chosen(text: str | None, part: Shard) -> Sequence[int]:
-    """The items of "0,5,7-9" that are in a shard, in order."""
-    if text is None:
-        return part.items
-    found = set()
-    for word in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", word)
-        first, last = 1, 0
-        if match:
-            first = int(match[1])
-            last = int(match[2] or match[1])
-        if not first <= last < part.num_items:
-            raise InputError(
-                "These are not items of the dataset.",
-                where="--items",
-                expected="indices and ranges such as 0,5,7-9, below "
-                f"{part.num_items}",
-                found=word,
-            )
-        found |= set(range(first, last + 1)) & set(part.items)
-    return sorted(found)
-
-
-def _listed(
-    items: ItemRecords, plan: Plan, todo: Sequence[tuple[int, str]]
-) -> Iterator[Task]:
-    """The tasks of some (item, modality)."""
-    wanted = set(todo)
-    for task in tasks.make(items, plan, sorted({item for item, _ in todo})):
-        if (task.item, task.modality) in wanted:
-            yield task
-
-
 def _leave(book: Ledger, number: int) -> None:
     """Says how to go on, and ends the process."""
     print(
@@ -291,34 +330,3 @@ def _leave(book: Ledger, number: int) -> None:
         # A thread that still computes would be waited for.
         os._exit(128 + number)
     raise SystemExit(128 + number)
-
-
-def summarise(counts: Mapping[str, Any], path: Path) -> None:
-    """Prints what a set holds: accepted, failed and why, what was changed.
-
-    Args:
-      counts: of the manifest.
-      path: of the set.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, title=path.name)
-    table.add_column(style="bold")
-    for modality, found in counts.items():
-        total = found["accepted"] + found["failed"]
-        table.add_row(
-            modality,
-            f"{found['accepted']:,} of {total:,} accepted "
-            f"({found['accepted'] / total:.1%}), "
-            f"{found['counterfactuals']:,} counterfactuals",
-        )
-        for title, names in (
-            ("failed", found["reasons"]),
-            ("changed", found["changed"]),
-        ):
-            if names:
-                told = [f"{name} {n:,}" for name, n in names.items()]
-                table.add_row(f"  {title}", ", ".join(told[:12]))
-    table.add_row("directory", os.fspath(path))
-    Console(soft_wrap=True).print(table)

@@ -8,6 +8,7 @@ put together from the same pieces, so they differ nowhere else.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -100,20 +101,21 @@ def take_apart(
     """
     found: dict[int, tuple[int, str]] = {}
 
-    def look(pattern: str, name: str, flags: int = 0) -> None:
-        for match in re.finditer(pattern, text, flags):
+    def look(pattern: re.Pattern[str], name: str) -> None:
+        for match in pattern.finditer(text):
             start, end = match.span(1)
             if not any(s < end and start < e for s, (e, _) in found.items()):
                 found[start] = end, name
 
     for name, value in values.items():
         label = re.escape(f"{spoken(name)}: ")
-        look(rf"(?<!\w){label}({re.escape(value)})(?=;|\.|$)", name)
-    staying = " | ".join(left).casefold()
+        told = rf"(?<!\w){label}({re.escape(value)})(?=;|\.|$)"
+        look(re.compile(told), name)
+    staying = " | ".join(left)
     for name, value in sorted(values.items(), key=lambda v: -len(v[1])):
-        words = rf"(?<!\w)({re.escape(value)})(?!\w)"
-        if not re.search(words, staying, re.IGNORECASE):
-            look(words, name, re.IGNORECASE)
+        words = whole(value)
+        if not words.search(staying):
+            look(words, name)
     pieces: list[str | Place] = []
     at = 0
     for start, (end, name) in sorted(found.items()):
@@ -127,6 +129,20 @@ def take_apart(
             pieces += [f"{joint}{spoken(name)}: ", Place(name, values[name])]
             text = "there is some now"
     return Template.of(pieces, values)
+
+
+@functools.lru_cache(maxsize=4096)
+def whole(value: str, escaped: bool = False) -> re.Pattern[str]:
+    """Finds a value as whole words in any case; its group 1.
+
+    What a hyphen ties to other words is not the value: no lace in "lace-up".
+
+    Args:
+      value: what is looked for.
+      escaped: whether it is a regular expression already.
+    """
+    words = value if escaped else re.escape(value)
+    return re.compile(rf"(?<!\w)(?<!\w-)({words})(?!\w)(?!-\w)", re.IGNORECASE)
 
 
 def dressed(new: str, words: str, value: str) -> str:
@@ -143,6 +159,9 @@ def dressed(new: str, words: str, value: str) -> str:
         return lowered(new)
     if words == words.upper():
         return new.upper()
+    parts = re.findall(r"[^\W\d_]+", words)
+    if len(parts) > 1 and all(part[0].isupper() for part in parts):
+        return re.sub(r"(?<![\w'])[^\W\d_]", lambda m: m[0].upper(), new)
     return raised(new)
 
 

@@ -230,7 +230,8 @@ class Ledger:
                 found=", ".join(others[:4]),
                 fix="go on with that number, or name another --set",
             )
-        if self._about.exists():
+        begun = self.path.exists() and self.path.stat().st_size
+        if begun:
             known = read_json(self._about)
             check_same(self._about, known, self._settings)
         else:

@@ -23,6 +23,7 @@ from neggen_jax.generation.records import Record
 FORMAT = 1
 # Reasons and attributes that are told by name; rarer ones are not.
 _MOST_KINDS = 100
+_LONGEST_KIND = 100
 _PART = ("shard", "shards")
 
 
@@ -89,8 +90,15 @@ class Tally:
 
 
 def reason_kind(error: str) -> str:
-    """What kind of reason it is: what stands before the particulars."""
-    return re.split(r"[:;(\"'\n]", error, maxsplit=1)[0].strip() or "unknown"
+    """What kind of reason it is: the reason without its particulars.
+
+    What is quoted, numbers but of HTTP, and what follows the first sentence
+    or the third colon would make a kind of each record.
+    """
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", " ".join(error.split()))
+    text = re.sub(r"(?<!HTTP )(?<!\d)\d+(?:[.,]\d+)*", "N", text)
+    text = re.split(r"\.(?=\s|$)|\s\(|;", text, maxsplit=1)[0]
+    return ":".join(text.split(":")[:3])[:_LONGEST_KIND].strip() or "unknown"
 
 
 def merge(directory: Path, source: str) -> dict[str, Any]:
@@ -118,6 +126,9 @@ def merge(directory: Path, source: str) -> dict[str, Any]:
         )
     _check_complete(directory, settings)
     with ledger.disk(directory):
+        before = {}
+        if (directory / MANIFEST).exists():
+            before = ledger.read_json(directory / MANIFEST)
         # A manifest tells of the records that are there, or is not there.
         (directory / MANIFEST).unlink(missing_ok=True)
         tally, digest = Tally(), hashlib.sha256()
@@ -135,6 +146,10 @@ def merge(directory: Path, source: str) -> dict[str, Any]:
             "attempts": tally.attempts,
             "records": digest.hexdigest(),
         }
+        if before.get("records") == manifest["records"]:
+            # The same texts: their vectors are still theirs.
+            known = {k: v for k, v in before.items() if k == "encoding"}
+            manifest |= known
         ledger.write_json(directory / MANIFEST, manifest)
     return manifest
 

@@ -1,22 +1,32 @@
 """Attributes that nobody has written down, found in the items' own words.
 
 For the writer without a model: an item without a category still says in its
-title what it is.
+title what it is, and its description tells colours, materials and the like.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 import html
+import importlib.resources
+import os
 import re
-from collections.abc import Set
+import tomllib
+from collections.abc import Mapping, Set
+from pathlib import Path
 
 from neggen_jax.catalog import ItemRecords
-from neggen_jax.generation import contrast
+from neggen_jax.errors import InputError
+from neggen_jax.generation import contrast, edits, seen
 from neggen_jax.generation.tasks import KINDS
 
 KIND = "kind"
+NONE = "none"
+# Characters of a description that are about the item for sure; at length
+# it may come to speak of others.
+_BEGIN = 400
 # Items that must share a word before it passes for a kind.
 _SHARED = 4
 # Where the name of the thing ends and the particulars begin.
@@ -34,6 +44,29 @@ _EMPTY = frozenset(
     reg plus wireless compatible replacement
     """.split()  # noqa: SIM905
 )
+
+
+def enriched(
+    records: ItemRecords, words: str | None = None
+) -> tuple[ItemRecords, tuple[str, ...], str]:
+    """Gives items the attributes that their own words tell.
+
+    Args:
+      records: the items.
+      words: a file like `words.toml`; None for that itself, "none" for no
+        attributes but the kind.
+
+    Returns:
+      The items, names of what was found, and a digest of the words.
+    """
+    own = seen.names_of(records.attributes)
+    records = with_kinds(records)
+    digest = ""
+    if words != NONE:
+        known = Words(words)
+        records, digest = known.found(records), known.digest
+    names = seen.names_of(records.attributes)
+    return records, tuple(n for n in names if n not in own), digest
 
 
 def with_kinds(records: ItemRecords) -> ItemRecords:
@@ -76,3 +109,109 @@ def _candidates(title: str, named: Set[str]) -> list[str]:
         if words:
             return words
     return []
+
+
+class Words:
+    """Attributes that texts tell in known words. See `words.toml`.
+
+    Args:
+      path: a file like that one; None for that itself.
+
+    Attributes:
+      digest: of the file.
+
+    Raises:
+      InputError: if it cannot be read, or is not such a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None):
+        where = "words.toml" if path is None else os.fspath(path)
+        try:
+            if path is None:
+                own = importlib.resources.files("neggen_jax.generation")
+                data = own.joinpath(where).read_bytes()
+            else:
+                data = Path(path).read_bytes()
+            tables = tomllib.loads(data.decode("utf-8"))
+            self._families = {
+                name: _Family.read(table) for name, table in tables.items()
+            }
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            re.error,
+        ) as error:
+            raise InputError(
+                "The file of words cannot be read.",
+                where=where,
+                expected="a table of values or patterns for each attribute",
+                found=f"{type(error).__name__}: {error}",
+                fix="start from a copy of neggen_jax/generation/words.toml",
+            ) from error
+        self.digest = hashlib.sha256(data).hexdigest()[:12]
+
+    def found(self, records: ItemRecords) -> ItemRecords:
+        """Gives each item the attributes that its title and text tell.
+
+        An attribute that items have themselves is left to them, and words
+        that are part of another attribute's value - the black of "Black &
+        Decker" - are not looked at.
+        """
+        known = {
+            contrast.normalised(name)
+            for item in records.attributes
+            for name in item
+        }
+        families = {
+            name: family
+            for name, family in self._families.items()
+            if contrast.normalised(name) not in known
+        }
+        attributes = []
+        for item, own in enumerate(records.attributes):
+            text = f"{records.titles[item]}. {records.texts[item][:_BEGIN]}"
+            text = text.lower()
+            for value in own.values():
+                if value.strip() and value.strip().lower() in text:
+                    text = edits.whole(value.strip()).sub(" | ", text)
+            more = {
+                name: value
+                for name, family in families.items()
+                if (value := family.first(text))
+            }
+            attributes.append({**own, **more})
+        return dataclasses.replace(records, attributes=attributes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """What finds the values of an attribute.
+
+    Attributes:
+      pattern: of any of them, the longest first.
+      hints: one of which a text must hold; none if it need not.
+    """
+
+    pattern: re.Pattern[str]
+    hints: tuple[str, ...]
+
+    @classmethod
+    def read(cls, table: Mapping[str, list[str]]) -> _Family:
+        """Reads a table of the file."""
+        if not table or set(table) - {"values", "patterns"}:
+            raise ValueError(f"{', '.join(table) or 'nothing'} in a table")
+        values = sorted(table.get("values", ()), key=len, reverse=True)
+        patterns = table.get("patterns", ())
+        joined = "|".join([*patterns, *map(re.escape, values)])
+        hints = () if patterns else tuple(value.lower() for value in values)
+        return cls(edits.whole(joined, escaped=True), hints)
+
+    def first(self, text: str) -> str:
+        """The first value in a text in lower case, or ""."""
+        # To look for plain words first saves most of the time.
+        if self.hints and not any(hint in text for hint in self.hints):
+            return ""
+        match = self.pattern.search(text)
+        return " ".join(match[0].split()) if match else ""

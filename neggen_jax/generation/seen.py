@@ -19,6 +19,8 @@ from neggen_jax.generation import contrast
 # group by product type .99, garment group by product type .66, perceived
 # colour by colour group .69 to .85; what is not related, below .2.
 DETERMINED = 0.6
+# Items that must have both.
+_LEAST = 20
 # Items from which that is learned, at most.
 _SAMPLE = 100_000
 
@@ -43,7 +45,11 @@ class Dependencies:
 
     def __init__(self, items: Sequence[Mapping[str, str]]):
         step = -(-len(items) // _SAMPLE) or 1
-        self._items = items[::step]
+        self._columns: dict[str, dict[int, str]] = {}
+        for row, item in enumerate(items[::step]):
+            for name, value in item.items():
+                if value:
+                    self._columns.setdefault(name, {})[row] = value
 
     def determines(self, known: str, other: str) -> bool:
         """Whether `known` tells `other`."""
@@ -58,19 +64,19 @@ class Dependencies:
 
         Returns:
           At most 1; 0 or less where `known` does not help, and where there is
-          nothing to guess.
+          nothing to guess or to learn it from.
         """
-        pairs = Counter(
-            (item[known], item[other])
-            for item in self._items
-            if item.get(known) and item.get(other)
-        )
+        one, two = self._columns.get(known, {}), self._columns.get(other, {})
+        rows = one.keys() & two.keys()
+        pairs = Counter((one[row], two[row]) for row in rows)
         groups: dict[str, list[int]] = {}
         whole: Counter[str] = Counter()
         for (value, told), count in pairs.items():
             groups.setdefault(value, []).append(count)
             whole[told] += count
         total = pairs.total()
+        if total < _LEAST:
+            return 0.0
         blind = total - _guessed(whole.values())
         wrong = total - sum(map(_guessed, groups.values()))
         return 1 - wrong / blind if blind else 0.0
@@ -153,8 +159,9 @@ class Combinations:
 
         Returns:
           (new values, how often they were seen) in a fixed order. They come
-          from the first level that has any, and are those that differ in the
-          most attributes; empty if there are none at all.
+          from the first level that has any, and are those that contrast most:
+          in the most attributes, and not by a word alone that one has more
+          ("blue" and "dark blue"). Empty if there are none at all.
         """
         names = tuple(name for name in self.group if name in attributes)
         places = tuple(_values(among, level) for level in self._levels)
@@ -176,10 +183,7 @@ class Combinations:
                 new = tuple(values[i] for i in at)
                 if any(map(vague, new)):
                     continue
-                differ = sum(
-                    not contrast.same_value(one, other)
-                    for one, other in zip(new, old, strict=True)
-                )
+                differ = sum(map(_contrast, new, old))
                 found.setdefault(differ, Counter())[new] += count
             most = max(found, default=0)
             if most:
@@ -192,3 +196,11 @@ class Combinations:
 
 def _values(item: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
     return tuple(item.get(name, "") for name in names)
+
+
+def _contrast(one: str, other: str) -> int:
+    """0 for the same value, 1 if one says more of it, 2 for another one."""
+    if contrast.same_value(one, other):
+        return 0
+    words = [set(contrast.normalised(value).split()) for value in (one, other)]
+    return 1 if words[0] <= words[1] or words[1] <= words[0] else 2

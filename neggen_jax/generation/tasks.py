@@ -77,6 +77,7 @@ class Plan:
       changeable: modality -> attributes that may be changed.
       told: attributes that are told in the text beside title and
         description.
+      mined: attributes that were found in title or description.
     """
 
     modalities: tuple[str, ...]
@@ -85,6 +86,7 @@ class Plan:
     again: tuple[str, ...]
     changeable: Mapping[str, tuple[str, ...]]
     told: tuple[str, ...]
+    mined: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -95,6 +97,7 @@ class Plan:
             "left_alone": list(self.again),
             "changeable": {m: list(self.changeable[m]) for m in self.shown},
             "told": list(self.told),
+            "mined": list(self.mined),
         }
 
 
@@ -107,6 +110,7 @@ def plan(
     kept: Sequence[str] | None = None,
     changeable: Sequence[str] | None = None,
     told: Sequence[str] | None = None,
+    mined: Sequence[str] = (),
 ) -> Plan:
     """Settles what is to be rewritten.
 
@@ -138,6 +142,7 @@ def plan(
     image = tuple(image_attributes or ())
     if text_attributes is None:
         text_attributes = [name for name in known if name not in image]
+    text_attributes = list(dict.fromkeys((*text_attributes, *mined)))
     shown = {"text": tuple(text_attributes), "image": image}
     if kept is None:
         kept = [name for name in KINDS if name in known][:1]
@@ -163,8 +168,11 @@ def plan(
             )
             for modality, names in shown.items()
         },
+        mined=tuple(name for name in mined if name in known),
         told=tuple(
-            name for name in text_attributes if told is None or name in told
+            name
+            for name in text_attributes
+            if (name not in mined if told is None else name in told)
         ),
     )
 
@@ -185,10 +193,13 @@ def make(
     """
     for item in range(len(records)) if items is None else items:
         for modality in chosen.modalities:
-            yield _make(records, chosen, item, modality)
+            yield make_one(records, chosen, item, modality)
 
 
-def _make(records: ItemRecords, chosen: Plan, item: int, modality: str) -> Task:
+def make_one(
+    records: ItemRecords, chosen: Plan, item: int, modality: str
+) -> Task:
+    """One task of those that `make` lists."""
     every = {
         name: value.strip()
         for name, value in records.attributes[item].items()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from neggen_jax.catalog import ItemRecords
 from neggen_jax.errors import InputError, nearest
+from neggen_jax.generation.backends import Backend
 from neggen_jax.generation.records import Record
 from neggen_jax.generation.tasks import Plan, Task
 
@@ -105,9 +108,91 @@ def _attributes(
     return Choice(writer.settings(), lambda log: writer)
 
 
+def _prompted(
+    name: str,
+    backend: Callable[..., Backend],
+    ours: tuple[str, ...],
+    shaping: tuple[str, ...],
+    given: dict[str, Any],
+) -> Choice:
+    """A language model behind the three templates.
+
+    Args:
+      name: of the backend.
+      backend: makes it.
+      ours: options that it takes.
+      shaping: of those, the ones that shape its replies.
+      given: all options.
+    """
+    from neggen_jax.generation import prompts
+    from neggen_jax.generation.writer import Prompted
+
+    if not given.get("model"):
+        raise InputError(
+            f"The backend {name!r} does not know what model to ask.",
+            where="--model",
+            expected="a path or hub name, or the server's name for it",
+        )
+    templates = prompts.load(given.pop("prompts", None))
+    told = {n: given.pop(n) for n in ours if n in given}
+    if "changes" in given:
+        given["max_masks"] = given.pop("changes")
+    defaults = inspect.signature(Prompted).parameters
+    settings = {
+        "backend": name,
+        "model": os.fspath(told["model"]),
+        "prompt_version": templates.version,
+        **{n: told.get(n, 0) for n in shaping},
+        **{n: given.get(n, defaults[n].default) for n in _SHAPING},
+    }
+
+    def load(log: Path) -> Writer:
+        return Prompted(backend(log=log, **told), templates, **given)
+
+    return Choice(settings, load)
+
+
+def _openai(records: ItemRecords, plan: Plan, given: dict[str, Any]) -> Choice:
+    from neggen_jax.generation.backend_openai import OpenAI
+
+    return _prompted("openai", OpenAI, _OPENAI, ("seed",), given)
+
+
+def _transformers(
+    records: ItemRecords, plan: Plan, given: dict[str, Any]
+) -> Choice:
+    from neggen_jax.generation.backend_transformers import Transformers
+
+    return _prompted("transformers", Transformers, _TRANSFORMERS, (), given)
+
+
+_OPENAI = (
+    "model",
+    "base_url",
+    "api_key_env",
+    "concurrency",
+    "timeout",
+    "seed",
+)
+_TRANSFORMERS = ("model", "batch_size")
+# Of `writer.Prompted`; how often it tries again shapes nothing that is good.
+_SHAPING = ("alternatives", "max_masks", "max_words")
+_PROMPTED = ("prompts", "alternatives", "retries", "changes", "max_words")
+
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "attributes": ("alternatives", "changes", "contrast", "probe", "seed"),
+    "attributes": (
+        "words",
+        "alternatives",
+        "changes",
+        "contrast",
+        "probe",
+        "seed",
+    ),
+    "openai": (*_OPENAI, *_PROMPTED),
+    "transformers": (*_TRANSFORMERS, *_PROMPTED),
 }
 _CHOICES: dict[str, Callable[..., Choice]] = {
     "attributes": _attributes,
+    "openai": _openai,
+    "transformers": _transformers,
 }
