@@ -215,13 +215,10 @@ class Attributes:
             others = self._others(group, task)
             if not others:
                 continue
-            # By the root of how often they are seen: what is usual comes more
-            # often, and what is rare does come.
-            weights = list(itertools.accumulate(n**0.5 for _, n in others))
-            for _ in range(_TRIES):
-                picked = others[_pick(dice, weights)][0]
-                if not _said(picked, task):
-                    break
+            picked = _picked(dice, others)
+            if _said(picked, task):
+                unsaid = [one for one in others if not _said(one[0], task)]
+                picked = _picked(dice, unsaid or others)
             new |= {
                 name: value
                 for name, value in picked.items()
@@ -382,6 +379,13 @@ def _shuffled(dice: random.Random, values: Sequence[Any]) -> list[Any]:
     return [values[place] for _, place in sorted(keyed)]
 
 
-def _pick(dice: random.Random, sums: Sequence[float]) -> int:
+def _picked(
+    dice: random.Random, others: Sequence[tuple[dict[str, str], int]]
+) -> dict[str, str]:
+    """Draws by the root of how often values are seen.
+
+    What is usual comes more often, and what is rare does come.
+    """
+    sums = list(itertools.accumulate(count**0.5 for _, count in others))
     at = bisect.bisect_right(sums, dice.random() * sums[-1])
-    return min(at, len(sums) - 1)
+    return others[min(at, len(sums) - 1)][0]

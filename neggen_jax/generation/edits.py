@@ -160,7 +160,8 @@ def dressed(new: str, words: str, value: str) -> str:
     if words == words.upper():
         return new.upper()
     parts = re.findall(r"[^\W\d_]+", words)
-    if len(parts) > 1 and all(part[0].isupper() for part in parts):
+    several = len(parts) > 1 or not words[0].isalpha()
+    if several and all(part[0].isupper() for part in parts):
         return re.sub(r"(?<![\w'])[^\W\d_]", lambda m: m[0].upper(), new)
     return raised(new)
 

@@ -27,8 +27,10 @@ _SAMPLE = 100_000
 
 def vague(value: str) -> bool:
     """Whether a value tells nothing: "Unknown", "Other pattern", ""."""
+    if not any(letter.isalnum() for letter in value):
+        return True
     word = contrast.normalised(value)
-    return not word or word == contrast.UNKNOWN or word.startswith("other ")
+    return word == contrast.UNKNOWN or word.startswith("other ")
 
 
 def names_of(items: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
