@@ -1,0 +1,239 @@
+"""NegGen's source: what it gives, what is ranked, and whole runs of it."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rewritten import make_counterfactuals, make_neggen, make_rewritten
+from training import make_config, numbers
+
+from neggen_jax import train
+from neggen_jax.data import rewritten
+from neggen_jax.errors import InputError
+from neggen_jax.models.causal import CausalEffect
+from neggen_jax.run import Run, reopen
+
+STRENGTH = 0.4
+
+
+def make_run(argument="lightgcn", mesh=(1, 1), catalog=None, **changes):
+    config = make_neggen(argument, **changes)
+    config.mesh.data, config.mesh.model = mesh
+    devices = jax.devices()[: mesh[0] * mesh[1]]
+    return Run.make(config, catalog or make_rewritten(), devices)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return make_run()
+
+
+@pytest.fixture(scope="module")
+def state(run):
+    return run.start()[0]
+
+
+def first_batch(run):
+    return {k: v[0] for k, v in next(run.batches(0)).items()}
+
+
+def drawn(run, state, batch):
+    """What the source gives a batch, and the embeddings it is given."""
+    model = run.program.recommender
+
+    def draw(model, inputs, batch):
+        encoded = model._encoded(inputs, training=True)
+        source = model.sources["counterfactual"]
+        clock = run.program.clock(jnp.int32(0))
+        return model.encoder(inputs), source(encoded, inputs, batch, clock)
+
+    made = nn.apply(draw, model)({"params": state.params}, run.inputs, batch)
+    return jax.device_get(made)
+
+
+def effects(run, state, items=None):
+    """The causal effect by itself, outside of any source."""
+    params = state.params["sources_counterfactual"]["effect"]
+    rows = rewritten.rows(run.inputs.counterfactuals, {}, items)
+    found = CausalEffect().apply({"params": params}, rows, 8)
+    return jax.device_get(found)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("score", ["symmetric", "paper"])
+def test_negatives(state, score, everywhere):
+    run = make_run(
+        negatives__counterfactual__score=score,
+        negatives__counterfactual__everywhere=everywhere,
+    )
+    batch = first_batch(run)
+    encoded, made = drawn(run, state, batch)
+    items = np.asarray(batch["items"])
+    effect = effects(run, state, items)
+    base = encoded.items[items]
+    wrong = effect.counterfactual
+    if score == "symmetric":
+        wrong = base[:, None] + STRENGTH * wrong
+    # The same numbers, of sums in another order.
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    np.testing.assert_allclose(made.vectors, wrong, **close)
+    np.testing.assert_allclose(
+        made.positives, base + STRENGTH * effect.factual, **close
+    )
+    np.testing.assert_array_equal(made.weights, effect.present)
+    assert 0 < made.weights.mean() < 1
+    assert made.items is None
+
+
+@pytest.mark.parametrize("feed", rewritten.FEEDS)
+def test_ranks_by_embedding_plus_effect(run, state, feed):
+    # Blocks that do not divide the items, and overlap at the end.
+    other = make_run(data__counterfactuals__feed=feed, evaluate__block_size=16)
+    users, items = other.encode(state.params)
+    model = run.program.recommender.encoder
+    plain = model.apply({"params": state.params["encoder"]}, run.inputs)
+    effect = effects(run, state).factual
+    np.testing.assert_allclose(users, plain.users, rtol=1e-6)
+    want = np.asarray(plain.items) + STRENGTH * effect
+    np.testing.assert_allclose(items, want, rtol=1e-5, atol=1e-6)
+    assert np.abs(STRENGTH * effect).max() > 0.1
+
+
+def test_feeds_train_alike(tmp_path):
+    """From tables, and in batches that tf.data has formed."""
+    found = []
+    for feed, pipeline in (("tables", "numpy"), ("batches", "tf.data")):
+        config = make_neggen(
+            "lightgcn",
+            data__counterfactuals__feed=feed,
+            data__pipeline=pipeline,
+            train__epochs=2,
+        )
+        train.train_and_evaluate(config, tmp_path / feed, make_rewritten())
+        lines = (tmp_path / feed / "metrics.jsonl").read_text().splitlines()
+        found.append([json.loads(line) for line in lines])
+    for mine, theirs in zip(*found, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key, value in mine.items():
+            # What XLA fuses around a gather differs between the feeds.
+            assert value == pytest.approx(theirs[key], rel=1e-4), key
+
+
+@pytest.mark.parametrize(
+    ("mesh", "feed"), [((8, 1), "batches"), ((1, 8), "tables")]
+)
+def test_a_step_is_the_same_on_every_mesh(run, state, mesh, feed):
+    batch = first_batch(run)
+    _, want = jax.jit(run.program.step)(state, run.inputs, batch)
+    other = make_run(mesh=mesh, data__counterfactuals__feed=feed)
+    theirs, _ = other.start()
+    same = first_batch(other)
+    _, got = jax.jit(other.program.step)(theirs, other.inputs, same)
+    for name, value in want.items():
+        # Sums of some thousand terms in another order; see test_configs.
+        eps = float(np.finfo(np.float32).eps)
+        assert float(got[name]) == pytest.approx(
+            float(value), rel=100 * eps, abs=100 * eps
+        ), name
+
+
+def test_shuffled_effects_are_those_of_others(run):
+    known = make_counterfactuals()
+    moved = known.shuffled(0)
+    for name, part in known.modalities.items():
+        other = moved.modalities[name]
+        np.testing.assert_array_equal(other.factual, part.factual)
+        np.testing.assert_array_equal(other.present, part.present)
+    masks = np.concatenate(
+        [p.present for p in known.modalities.values()], axis=1
+    )
+    _, kind, size = np.unique(
+        masks, axis=0, return_inverse=True, return_counts=True
+    )
+    company = (size[kind] > 1) & masks.any(axis=1)
+    kept = np.ones(len(masks), bool)
+    for name, part in known.modalities.items():
+        other = moved.modalities[name]
+        kept &= (part.counterfactual == other.counterfactual).all(axis=(1, 2))
+    assert company.sum() > 20
+    assert not kept[company].any()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["vbpr,text", "mf,shuffled", "mci,conditioned"],
+)
+def test_experiments_train(argument, tmp_path):
+    config = make_neggen(argument, train__epochs=1)
+    results = train.train_and_evaluate(config, tmp_path, make_rewritten())
+    assert 0 <= results["test"]["recall@20"] <= 1
+    assert results["config"]["data"]["counterfactuals"]["name"] == "attributes"
+
+
+def test_without_effect_nothing_is_added(tmp_path):
+    run = make_run("lightgcn,no_effect")
+    state, _ = run.start()
+    model = run.program.recommender.encoder
+    plain = model.apply({"params": state.params["encoder"]}, run.inputs)
+    np.testing.assert_array_equal(run.encode(state.params)[1], plain.items)
+
+
+def test_says_what_is_missing():
+    with pytest.raises(InputError, match="no set is named") as caught:
+        make_run(
+            catalog=dataclasses.replace(make_rewritten(), counterfactuals=None)
+        )
+    assert "launch/generate.py" in caught.value.fix
+
+
+def test_a_workdir_is_tied_to_its_counterfactuals(tmp_path):
+    config = make_neggen("lightgcn", train__epochs=1)
+    train.train_and_evaluate(config, tmp_path, make_rewritten())
+    other = dataclasses.replace(
+        make_rewritten(), counterfactuals=make_counterfactuals(seed=1)
+    )
+    with pytest.raises(InputError, match="other data"):
+        train.train_and_evaluate(config, tmp_path, other)
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """The workdir of a trained LightGCN, whose data stays in memory."""
+    config = make_config("lightgcn", train__epochs=2)
+    train.train_and_evaluate(config, tmp_path / "base", make_rewritten())
+    make = Run.make
+    monkeypatch.setattr(
+        Run,
+        "make",
+        lambda config, catalog=None, devices=None: make(
+            config, catalog or make_rewritten(), devices
+        ),
+    )
+    return tmp_path / "base"
+
+
+def test_starts_from_a_trained_encoder(base, tmp_path):
+    _, trained, _ = reopen(base)
+    config = make_neggen("lightgcn", train__start_from=str(base))
+    config.optimizer.learning_rate = 0.0
+    config.train.epochs = 1
+    train.train_and_evaluate(config, tmp_path / "warm", make_rewritten())
+    _, state, _ = reopen(tmp_path / "warm")
+    got = numbers(state.params["encoder"])
+    want = numbers(trained.params["encoder"])
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        rows = min(len(value), len(got[name]))
+        np.testing.assert_array_equal(got[name][:rows], value[:rows])
+
+
+def test_starts_from_the_same_encoder_alone(base, tmp_path):
+    config = make_neggen(
+        "lightgcn", train__start_from=str(base), encoder__layers=1
+    )
+    with pytest.raises(InputError, match="another encoder"):
+        train.train_and_evaluate(config, tmp_path / "warm", make_rewritten())
