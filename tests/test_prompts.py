@@ -90,7 +90,7 @@ REFUSED = [
     (drop("correction"), "'correction' is missing"),
     (OWN.replace("[mask]\nuser", "[mask]\nsystem"), "'mask' is missing"),
     (drop("describe") + "[describe]\nuser = ''\n", "'describe' is missing"),
-    (OWN.replace("[mask]\nuser", "[mask]\nusr = 1\nuser"), "mask.usr"),
+    (OWN.replace("[mask]\nuser", "[mask]\nusr = 'x'\nuser"), "mask.usr"),
     (OWN.replace("[mask]\nuser", "[mask]\nsystem = 1\nuser"), "mask.system"),
     (OWN + "system = 'Mind.'\n", "correction.system"),
     (OWN.replace("[mask]", "[musk]"), "did you mean 'mask'"),
