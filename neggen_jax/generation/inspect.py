@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import functools
 import io
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,8 +273,7 @@ class _Index:
         good = np.setdiff1d(self._table[:, 0], failed)
         # What is rare is shown more often than it would come up.
         rate = len(failed) / max(1, len(failed) + len(good))
-        bad = round(number * max(rate, 0.25)) if len(failed) else 0
-        bad = min(len(failed), max(bad, number - len(good)))
+        bad = min(len(failed), math.ceil(number * max(rate, 0.25)))
         rng = np.random.default_rng(self._seed)
         some = rng.permutation(good)[: number - bad]
         others = rng.permutation(failed)[:bad]
