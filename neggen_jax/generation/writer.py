@@ -261,8 +261,9 @@ class _Work:
             try:
                 reply = await self._backend.ask(request)
             except RequestError as error:
+                # The backend has tried all that there is to try.
                 reason = f"the request failed: {error}"
-                continue
+                break
             try:
                 if not reply.finished:
                     raise Refused(_CUT_OFF)
