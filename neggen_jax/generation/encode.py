@@ -34,6 +34,7 @@ from neggen_jax.generation.texts import DESCRIPTION, Texts, survey
 # Texts that an encoder learns from, and those it is given at a time after.
 _SAMPLE, _BLOCK = Tfidf.sample, 8_192
 _ROWS = 8_192  # rows of an array that are written at a time
+_CHECKED = 64  # texts that show whether two encoders are the same
 _PARTIAL = ".encoding"
 _DISK_ERRORS = (
     errno.ENOSPC,
@@ -54,6 +55,7 @@ def encode(
     dim: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    like: str = "",
     progress: bool = True,
 ) -> Counterfactuals:
     """Encodes a complete set, and says so in its manifest.
@@ -71,6 +73,9 @@ def encode(
       dim: width of the vectors.
       batch_size: texts a neural network is given at a time.
       seed: of the encoder's random numbers.
+      like: name of another set, encoded already with these settings, whose
+        texts the encoder learns from; so that vectors of both sets are of
+        one space. A neural network learns nothing, and needs no such set.
       progress: whether to show on stderr how far the work is.
 
     Returns:
@@ -80,7 +85,7 @@ def encode(
     Raises:
       InputError: if the set is not complete, of other items or without a
         counterfactual, a record is not what it should be, the encoder cannot
-        be made, or the disk is full.
+        be made or is not that of `like`, or the disk is full.
     """
     directory = Path(directory).absolute()
     described = store.describe(directory)
@@ -96,11 +101,16 @@ def encode(
         )
     kind = features.encoder_of("text", encoder, dim, batch_size, seed)
     texts = survey(path, described["num_items"], manifest)
+    other = _other(directory, like, described) if like else None
     # Made late enough that nobody waits for weights to hear of bad records.
     track = features.tracked if progress else untracked
     coder = kind(model, dim, batch_size, seed, track)
     with _writing(path) as partial:
-        vectors = _vectors(coder, texts, partial / "vectors.npy", track)
+        if other is not None:
+            _learn(coder, other)
+        vectors = _vectors(
+            coder, texts, partial / "vectors.npy", track, other is not None
+        )
         made = Counterfactuals(set_name, _scatter(texts, vectors, partial))
         made.validate(texts.num_items)
         known = {
@@ -110,6 +120,7 @@ def encode(
             "source": source,
             "records": texts.digest,
             "texts": len(texts),
+            **({"like": _told(other)} if other is not None else {}),
             **_about(made, texts),
         }
         del vectors, made
@@ -122,14 +133,69 @@ def encode(
 # -- vectors -----------------------------------------------------------------
 
 
-def _vectors(coder: Encoder, texts: Texts, path: Path, track: Any) -> Any:
+def _other(
+    directory: Path, name: str, described: Mapping[str, Any]
+) -> tuple[Texts, Counterfactuals]:
+    """The texts of another set, and what became of them."""
+    count, source = described["num_items"], store.items_digest(described)
+    made = sets.read(directory, name, count, source)
+    path = sets.locate(directory, name)
+    return survey(path, count, made.manifest), made
+
+
+def _told(other: tuple[Texts, Counterfactuals]) -> dict[str, str]:
+    texts, made = other
+    return {"set": made.name, "records": texts.digest}
+
+
+def _learn(coder: Encoder, other: tuple[Texts, Counterfactuals]) -> None:
+    """Learns from the texts of another set, and makes sure that it has."""
+    texts, made = other
+    sample, _ = _sampled(len(texts), coder.seed)
+    learned = coder.fit_transform(texts.take(sample))
+    some = np.flatnonzero(texts.slot == DESCRIPTION)[:_CHECKED]
+    rows = features.unit_rows(
+        coder.transform(texts.take(texts.text[some])), _longest(learned)
+    )
+    parts = [made.modalities.get(name) for name in records.MODALITIES]
+    want = np.stack(
+        [
+            part.factual[item]
+            for item, number in zip(
+                texts.item[some], texts.modality[some], strict=True
+            )
+            if (part := parts[number]) is not None
+        ]
+    )
+    # Machines round otherwise; other encoders differ by far more.
+    if rows.shape != want.shape or not np.allclose(rows, want, atol=1e-3):
+        known = made.manifest["encoding"]
+        ours = {**coder.about(), "dim": rows.shape[1]}
+        raise InputError(
+            f"The set {made.name!r} was encoded by another encoder.",
+            where=texts.path.parent,
+            expected={key: known.get(key) for key in ours},
+            found=ours,
+            fix="encode both sets again, with the same settings",
+        )
+
+
+def _sampled(total: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The texts that an encoder learns from, and the others, ascending."""
+    if total <= _SAMPLE:
+        return np.arange(total), np.arange(0)
+    drawn = np.random.default_rng(seed).permutation(total)
+    return np.sort(drawn[:_SAMPLE]), np.sort(drawn[_SAMPLE:])
+
+
+def _vectors(
+    coder: Encoder, texts: Texts, path: Path, track: Any, learned: bool = False
+) -> Any:
     """Encodes all texts into a file; unit rows, or zero; `[texts, f]`."""
     total = len(texts)
-    sample, rest = np.arange(total), np.arange(0)
-    if total > _SAMPLE:
-        drawn = np.random.default_rng(coder.seed).permutation(total)
-        sample, rest = np.sort(drawn[:_SAMPLE]), np.sort(drawn[_SAMPLE:])
-    some = coder.fit_transform(texts.take(sample))
+    sample, rest = _sampled(total, coder.seed)
+    encode = coder.transform if learned else coder.fit_transform
+    some = encode(texts.take(sample))
     vectors = _allocate(path, (total, some.shape[1]), np.float32)
     vectors[sample] = some
     # Blocks are short: one bar for all of them, instead of one for each.
