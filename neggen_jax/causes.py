@@ -1,0 +1,598 @@
+"""Has the causal effect found the causes? On a bazaar they are known.
+
+The causal module is trained on items that were rewritten in several
+attributes at once. Here it is asked what it makes of a change of a single
+one: a set of *probes* has, for each item and attribute, the item with that
+attribute changed and nothing else. Whether the attribute moves anybody, and
+whom, stands in `truth.npz`, which nothing that trains reads.
+
+Of item i and attribute a, with P and h as in `models/causal.py`,
+
+    effect(i, a) = P(h_i - h~_ia) - P(0)
+
+is what the module takes the item's value of a to be worth; P(0), what it
+answers where nothing is changed, says nothing of any attribute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neggen_jax import metrics
+from neggen_jax.catalog import Counterfactuals, Interactions
+from neggen_jax.catalog import Rewritten as Known
+from neggen_jax.checkpoint import write_json
+from neggen_jax.data import counterfactuals as sets
+from neggen_jax.data import rewritten, store
+from neggen_jax.data.bazaar_truth import Truth
+from neggen_jax.data.rewritten import Rewritten
+from neggen_jax.errors import InputError
+from neggen_jax.negatives.counterfactual import Counterfactual
+from neggen_jax.run import Run, reopen
+from neggen_jax.step import State
+
+# How attributes are ordered, and what that is. e_u are users, and E u the mean
+# of all: what everybody would rather have is no taste, and in catalogues it is
+# what goes with popularity.
+STATISTICS = {
+    "score": "mean of <e_u - E u, effect> over the users concerned",
+    "raw_score": "mean of <e_u, effect> over the users concerned",
+    "spread": "standard deviation of <e_u, effect> over all users",
+    "size": "length of the effect",
+    "distance": "length of what the texts' vectors differ by: no learning",
+}
+# These are also asked of a module as it was before training.
+_LEARNED = ("score", "spread", "size")
+STATISTICS |= {
+    f"{name}_untrained": f"{name}, of the module before training"
+    for name in _LEARNED
+}
+# The most telling of each question: users take attributes that move them for
+# better or worse, and spread needs no sign; of one user, the sign is what it
+# is about.
+CHOSEN = {"items": "spread", "users": "score"}
+_BLOCK = 65_536  # pairs of users and items that are scored at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A question: what if one attribute were another in one modality?
+
+    Attributes:
+      modality: that tells of the change.
+      attribute: that is changed.
+      slot: which alternative of the modality's arrays.
+      column: of the attribute in the truth.
+    """
+
+    modality: str
+    attribute: str
+    slot: int
+    column: int
+
+    @property
+    def name(self) -> str:
+        """Of its bar in a figure."""
+        return f"{self.attribute} ({self.modality})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """What a causal module answers to A probes of I items.
+
+    Attributes:
+      effects: float32 `[I, A, d]`; zero where nothing was changed.
+      changed: bool `[I, A]`, whether there is such a probe of the item.
+    """
+
+    effects: np.ndarray
+    changed: np.ndarray
+
+
+def report(
+    workdir: str | os.PathLike[str],
+    set_name: str = "",
+    *,
+    data: str | None = None,
+    split: str = "test",
+    encode: bool = False,
+) -> dict[str, Any]:
+    """Measures a run, and writes `causes.json` and its figure.
+
+    Args:
+      workdir: of a finished run.
+      set_name: of the probes in the dataset directory; "" for the set that
+        the run was trained on, if that holds probes.
+      data: where the dataset is now, if it has moved.
+      split: whose users are asked; see `measure`.
+      encode: encode the probes first, anew, by the encoder that encoded the
+        set that the run was trained on.
+
+    Returns:
+      What was written.
+
+    Raises:
+      InputError: if it is no run with counterfactuals on a bazaar, the set
+        holds no probes, or vectors of the two sets cannot be compared.
+    """
+    from neggen_jax import plots_causes
+
+    run, state, step = reopen(workdir, data)
+    directory = Path(run.config.data.path).absolute()
+    if not (directory / "truth.npz").exists():
+        raise InputError(
+            "The causes are not known.",
+            where=directory,
+            expected="truth.npz, as a bazaar has it",
+            fix="measure a run on a bazaar of launch/prepare.py",
+        )
+    truth = Truth.load(directory / "truth.npz")
+    # Checked first: whether there is a causal module.
+    source_of(run)
+    trained_on = run.catalog.counterfactuals
+    assert trained_on is not None
+    set_name = set_name or trained_on.name
+    if encode and set_name != trained_on.name:
+        _encode(directory, set_name, trained_on)
+    # Also where it is the same set: those of the run may be shuffled.
+    probes = sets.read(
+        directory,
+        set_name,
+        run.catalog.num_items,
+        store.items_digest(store.describe(directory)),
+    )
+    found = {
+        "set": probes.name,
+        "trained_on": trained_on.name,
+        "step": step,
+        **measure(run, state, probes, truth, split),
+    }
+    path = Path(workdir)
+    write_json(path / "causes.json", found)
+    plots_causes.save(found, path.resolve().name, path / "plots" / "causes.png")
+    return found
+
+
+def _encode(directory: Path, set_name: str, like: Counterfactuals) -> None:
+    # Imported here: whoever only reads needs no encoders.
+    from neggen_jax.generation import encode
+
+    known = like.manifest["encoding"]
+    if known["encoder"] == "transformers":
+        raise InputError(
+            "A neural network is the same whatever set it encodes.",
+            where=f"counterfactuals {like.name!r}",
+            found=known.get("model"),
+            fix=f"encode them by it: launch/generate.py --set={set_name} "
+            "--merge --encoder=transformers, and leave --encode out",
+        )
+    encode.encode(directory, set_name, encoder=known["encoder"], like=like.name)
+
+
+def measure(
+    run: Run,
+    state: State,
+    probes: Counterfactuals,
+    truth: Truth,
+    split: str = "test",
+) -> dict[str, Any]:
+    """How well causes are told from what merely goes with them.
+
+    Each of `STATISTICS` orders the probes of an item, and its AUC is the
+    share of pairs of a cause and another attribute in which the cause comes
+    first; 0.5 is chance. There are two questions:
+
+    - `items`: which attributes move anybody (`Truth.causal`)? The users
+      concerned are those of the item in the split; a mean over items.
+    - `users`: which attributes are the reasons of this user to take this
+      item? Those that move the user, and of which the item has a value that
+      the user likes. Of each (user, item) of the split; a mean over users of
+      the mean over their items.
+
+    Intervals are percentile bootstraps over items, or users.
+
+    Args:
+      run: composed.
+      state: whose averaged or plain parameters are asked.
+      probes: a set whose manifest names "probes".
+      truth: of the bazaar.
+      split: of the interactions that are asked about. Those of "test" and
+        "valid" were not trained on.
+
+    Returns:
+      Ready for JSON: "auc", question -> statistic -> mean and interval;
+      "advantage", question -> statistic -> by how much the AUC of the one in
+      `CHOSEN` is larger; "by_modality", the AUC of "spread" for items among
+      the probes of each; "probes", for each, means over items: "score",
+      "spread" and "size" times lambda, as they enter a ranking.
+
+    Raises:
+      InputError: see `report`.
+    """
+    name = source_of(run)
+    asked_of = run.catalog.counterfactuals
+    assert asked_of is not None
+    _check_truth(run, truth)
+    _check_space(asked_of, probes)
+    which = probes_of(run, probes, truth)
+    pairs = run.catalog.splits[split]
+    by_item, by_pair, changed = _answers(run, state, name, probes, which, pairs)
+    concerned = np.bincount(pairs.items, minlength=len(changed)) > 0
+    asked = changed & concerned[:, None]
+    causal = truth.causal[[probe.column for probe in which]]
+    reasons = _reasons(truth, which, pairs.users, pairs.items)
+    found = {
+        "items": {
+            key: auc(by_item[key], causal[None], asked) for key in STATISTICS
+        },
+        "users": {
+            key: _by_user(
+                auc(
+                    by_pair.get(key, by_item[key][pairs.items]),
+                    reasons,
+                    changed[pairs.items],
+                ),
+                pairs.users,
+            )
+            for key in STATISTICS
+        },
+    }
+    strength = run.program.recommender.sources[name].strength
+    return {
+        "split": split,
+        "statistics": STATISTICS,
+        "chosen": CHOSEN,
+        "auc": {
+            question: {key: _mean(part[key]) for key in STATISTICS}
+            for question, part in found.items()
+        },
+        "advantage": {
+            question: {
+                key: _mean(part[CHOSEN[question]] - part[key])
+                for key in STATISTICS
+                if key != CHOSEN[question]
+            }
+            for question, part in found.items()
+        },
+        "by_modality": {
+            modality: _mean(
+                auc(
+                    by_item[CHOSEN["items"]],
+                    causal[None],
+                    asked & np.array([p.modality == modality for p in which]),
+                )
+            )
+            for modality in sorted({probe.modality for probe in which})
+        },
+        "probes": [
+            {
+                "modality": probe.modality,
+                "attribute": probe.attribute,
+                "causal": bool(causal[a]),
+                "items": int(asked[:, a].sum()),
+                "distance": _mean(by_item["distance"][asked[:, a], a]),
+            }
+            | {
+                key: _mean(strength * by_item[key][asked[:, a], a])
+                for key in _LEARNED
+            }
+            for a, probe in enumerate(which)
+        ],
+    }
+
+
+# -- what is asked -----------------------------------------------------------
+
+
+def source_of(run: Run) -> str:
+    """The source of negatives that has a causal module.
+
+    Raises:
+      InputError: if there is none.
+    """
+    for name, source in run.program.recommender.sources.items():
+        if isinstance(source, Counterfactual):
+            return name
+    raise InputError(
+        "The run learns no causal effects.",
+        where="config.negatives",
+        expected="a source 'counterfactual', as in configs/neggen.py",
+        found=", ".join(run.program.recommender.sources),
+    )
+
+
+def probes_of(run: Run, probes: Counterfactuals, truth: Truth) -> list[Probe]:
+    """The probes that the causal module can be asked.
+
+    Raises:
+      InputError: if the set names none, or not a cause and another.
+    """
+    told = probes.manifest.get("probes") or {}
+    known = run.catalog.counterfactuals
+    assert known is not None
+    # Of these alone does the module read counterfactuals.
+    source = run.program.recommender.sources[source_of(run)]
+    read = {*(source.modalities or known.modalities)} & {*probes.modalities}
+    found = [
+        Probe(modality, attribute, slot, truth.attributes.index(attribute))
+        for modality in sorted(read)
+        for slot, attribute in enumerate(told.get(modality, ()))
+        if attribute in truth.attributes
+    ]
+    kinds = {bool(truth.causal[probe.column]) for probe in found}
+    if len(kinds) < 2:
+        raise InputError(
+            "There is nothing to tell apart.",
+            where=f"counterfactuals {probes.name!r}",
+            expected="probes of attributes that move users, and of others",
+            found=", ".join(probe.name for probe in found) or "no probes",
+            fix="make a set of them: python launch/generate.py --data=DIR "
+            "--backend=attributes --probe --set=probes",
+        )
+    return found
+
+
+def ask(
+    run: Run,
+    params: Any,
+    name: str,
+    probes: Counterfactuals,
+    which: list[Probe],
+    dim: int,
+) -> Asked:
+    """Asks a causal module.
+
+    Args:
+      run: composed.
+      params: of the recommender, trained or not.
+      name: of the source that has the module.
+      probes: the set.
+      which: probes of it.
+      dim: width of the embeddings.
+    """
+    model, moments = run.program.recommender, run.inputs.counterfactuals
+
+    def call(module: Any, tables: dict[str, Rewritten]) -> Any:
+        given = dataclasses.replace(moments, tables=tables)
+        rows = rewritten.rows(given, {}, None)
+        return module.sources[name].effect(rows, dim)
+
+    effect = jax.jit(
+        lambda params, tables: model.apply(
+            {"params": params}, tables, method=call
+        )
+    )
+    effects, changed = [], []
+    for probe in which:
+        said = effect(params, _tables(run, probes, probe))
+        # The same question without a change.
+        nothing = effect(params, _tables(run, probes, probe, change=False))
+        there = np.asarray(said.present)[:, 0]
+        moved = np.asarray(said.factual) - np.asarray(nothing.factual)
+        effects.append(np.where(there[:, None], moved, 0))
+        changed.append(there)
+    return Asked(np.stack(effects, axis=1), np.stack(changed, axis=1))
+
+
+def _answers(
+    run: Run,
+    state: State,
+    name: str,
+    probes: Counterfactuals,
+    which: list[Probe],
+    pairs: Interactions,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+    """`STATISTICS` by item `[I, A]`, those that depend on users by pair.
+
+    Also returns bool `[I, A]`: which items have which probes.
+    """
+    users = np.asarray(run.encode(state.evaluated)[0], np.float64)
+    users = users[: run.catalog.num_users]
+    untrained, _ = run.start()
+    by_item, by_pair = {"distance": _distances(run, probes, which)}, {}
+    for suffix, params in (
+        ("", state.evaluated),
+        ("_untrained", untrained.evaluated),
+    ):
+        answer = ask(run, params, name, probes, which, users.shape[1])
+        moved = answer.effects.astype(np.float64)
+        by_item[f"size{suffix}"] = np.linalg.norm(moved, axis=2)
+        by_item[f"spread{suffix}"] = _spread(users, moved)
+        for key, whose in (
+            (f"score{suffix}", users - users.mean(axis=0)),
+            (f"raw_score{suffix}", users),
+        ):
+            by_pair[key] = _scores(whose, moved, pairs.users, pairs.items)
+            by_item[key] = _by_item(by_pair[key], pairs.items, len(moved))
+    return by_item, by_pair, answer.changed
+
+
+def _tables(
+    run: Run, probes: Counterfactuals, probe: Probe, change: bool = True
+) -> dict[str, Rewritten]:
+    """All items, of which one modality is told otherwise in one attribute.
+
+    With `change` off it is told anew, and the same.
+    """
+    known = run.catalog.counterfactuals
+    assert known is not None
+    tables = {}
+    for modality, part in known.modalities.items():
+        count, width = part.factual.shape
+        other = np.zeros((count, 1, width), np.float32)
+        there = np.zeros((count, 1), np.bool_)
+        if modality == probe.modality:
+            part = probes.modalities[modality]
+            slot = slice(probe.slot, probe.slot + 1)
+            there = part.present[:, slot]
+            other = part.counterfactual[:, slot]
+            if not change:
+                other = part.factual[:, None]
+        rows = (part.factual, part.described, other, there)
+        tables[modality] = Rewritten(*(jnp.asarray(row) for row in rows))
+    return tables
+
+
+# -- what is compared --------------------------------------------------------
+
+
+def auc(
+    values: np.ndarray, positive: np.ndarray, valid: np.ndarray
+) -> np.ndarray:
+    """Share of pairs of a positive and another in which it is the larger.
+
+    Args:
+      values: float `[n, A]`.
+      positive: bool, broadcast to `[n, A]`.
+      valid: bool `[n, A]`; others are not compared.
+
+    Returns:
+      float64 `[n]`, ties counted as half; NaN where a row has no such pair.
+    """
+    one = np.broadcast_to(positive, values.shape) & valid
+    other = ~np.broadcast_to(positive, values.shape) & valid
+    won, all_pairs = np.zeros((2, len(values)))
+    for a in range(values.shape[1]):
+        over = values[:, a, None] - values
+        half = np.where(over == 0, 0.5, over > 0)
+        here = one[:, a, None] & other
+        won += (half * here).sum(axis=1)
+        all_pairs += here.sum(axis=1)
+    return np.where(all_pairs > 0, won / np.maximum(all_pairs, 1), np.nan)
+
+
+def _spread(users: np.ndarray, effects: np.ndarray) -> np.ndarray:
+    """Standard deviation of <e_u, effect> over users, `[I, A]`."""
+    about = np.cov(users, rowvar=False, bias=True).reshape(users.shape[1], -1)
+    square = np.einsum("iad,de,iae->ia", effects, about, effects, optimize=True)
+    return np.sqrt(np.maximum(square, 0))
+
+
+def _scores(
+    users: np.ndarray, effects: np.ndarray, who: np.ndarray, what: np.ndarray
+) -> np.ndarray:
+    """<e_u, effect> of each pair and probe, float64 `[n, A]`."""
+    out = np.empty((len(who), effects.shape[1]))
+    for start in range(0, len(who), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        out[some] = np.einsum(
+            "nd,nad->na", users[who[some]], effects[what[some]]
+        )
+    return out
+
+
+def _distances(
+    run: Run, probes: Counterfactuals, which: list[Probe]
+) -> np.ndarray:
+    """How far the texts' vectors move, as the module sees them, `[I, A]`."""
+    columns = []
+    for probe in which:
+        part = probes.modalities[probe.modality]
+        moved = part.counterfactual[:, probe.slot] - part.factual
+        scale = np.asarray(run.inputs.counterfactuals.scale[probe.modality])
+        length = np.linalg.norm(moved.astype(np.float64), axis=1) / scale
+        columns.append(np.where(part.present[:, probe.slot], length, 0))
+    return np.stack(columns, axis=1)
+
+
+def _reasons(
+    truth: Truth, which: list[Probe], who: np.ndarray, what: np.ndarray
+) -> np.ndarray:
+    """Whether each probed attribute is a reason of each pair, `[n, A]`."""
+    offsets = np.cumsum([0, *(len(names) for names in truth.values)])
+    columns = [probe.column for probe in which]
+    value = offsets[columns] + truth.item_values[what][:, columns]
+    liked = np.take_along_axis(truth.preferences[who], value, axis=1) > 0
+    return liked & truth.causes[who][:, columns]
+
+
+def _by_item(values: np.ndarray, items: np.ndarray, count: int) -> np.ndarray:
+    """Means of rows by item, `[count, A]`; zero for an item without any."""
+    total = np.zeros((count, values.shape[1]))
+    np.add.at(total, items, values)
+    number = np.bincount(items, minlength=count)
+    return total / np.maximum(number, 1)[:, None]
+
+
+def _by_user(values: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Each user's mean of what is not NaN, `[U]`; NaN where all is."""
+    fine = np.isfinite(values)
+    size = int(users.max(initial=-1)) + 1
+    count = np.bincount(users[fine], minlength=size)
+    total = np.bincount(users[fine], values[fine], minlength=size)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _mean(values: np.ndarray) -> dict[str, Any]:
+    """Mean, bootstrap interval of 95 % and number of what is not NaN."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    mean = metrics.summarize({"mean": values})["mean"]
+    low = high = mean
+    if len(values) > 1:
+        test = metrics.paired_test(values, np.zeros_like(values))
+        low, high = test["ci_low"], test["ci_high"]
+    return {"mean": mean, "low": low, "high": high, "n": len(values)}
+
+
+# -- what must hold ----------------------------------------------------------
+
+
+def _check_truth(run: Run, truth: Truth) -> None:
+    ours = run.catalog.num_users, run.catalog.num_items
+    theirs = len(truth.causes), len(truth.item_values)
+    if ours != theirs:
+        raise InputError(
+            "The truth is that of another bazaar.",
+            expected=f"{ours[0]} users and {ours[1]} items",
+            found=f"{theirs[0]} users and {theirs[1]} items",
+        )
+
+
+def _check_space(ours: Counterfactuals, probes: Counterfactuals) -> None:
+    """Refuses vectors that were not made by one and the same encoder."""
+    if _same_encoder(ours.manifest, probes.manifest):
+        return
+    shared = [
+        (ours.modalities[m], probes.modalities[m])
+        for m in sorted({*ours.modalities} & {*probes.modalities})
+    ]
+    if shared and all(_same_vectors(*pair) for pair in shared):
+        return
+    raise InputError(
+        "The probes' vectors are not of the space that was trained in.",
+        where=f"counterfactuals {probes.name!r} beside {ours.name!r}",
+        expected="texts of both encoded by one encoder",
+        found="an encoder for each, which learned from its texts alone",
+        fix="give --encode to encode the probes as the other set was, or "
+        "encode both sets with --encoder=transformers",
+    )
+
+
+def _same_encoder(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    one, other = ours.get("encoding", {}), theirs.get("encoding", {})
+    for key in ("encoder", "parameters"):
+        if key not in one or one[key] != other.get(key):
+            return False
+    # A neural network is what it is; others learn from the texts of a set.
+    learned_from = (other.get("like") or other).get("records")
+    return one["encoder"] == "transformers" or (
+        learned_from is not None and learned_from == one.get("records")
+    )
+
+
+def _same_vectors(ours: Known, theirs: Known) -> bool:
+    """Whether what both describe has the same vectors."""
+    both = ours.described & theirs.described
+    if ours.dim != theirs.dim or not both.any():
+        return False
+    return np.allclose(ours.factual[both], theirs.factual[both], atol=1e-5)
