@@ -1,0 +1,452 @@
+"""Records on disk: what survives a kill, a full disk, and other settings."""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neggen_jax.errors import InputError
+from neggen_jax.generation import ledger, merging, records
+from neggen_jax.generation.ledger import ACCEPTED, FAILED, OPEN, Ledger, Shard
+from neggen_jax.generation.records import MODALITIES, Alternative, Record
+
+SETTINGS = {
+    "backend": "attributes",
+    "modalities": list(MODALITIES),
+    "items": 6,
+    "source": "digest",
+    "seed": 0,
+}
+ONE = Shard(0, 1, 6)
+
+
+def record(item, modality="text", error="", word="red"):
+    made = ()
+    if not error:
+        made = (Alternative("a blue mug", {"colour": (word, "blue")}),)
+    return Record(
+        item=item,
+        id=f"id{item}",
+        modality=modality,
+        description=f"a {word} mug \N{LATIN SMALL LETTER E WITH ACUTE}",
+        negatives=made,
+        backend="attributes",
+        attempts=2,
+        error=error,
+    )
+
+
+def every(shard=ONE):
+    return [record(item, m) for item in shard.items for m in MODALITIES]
+
+
+def opened(path, shard=ONE, **changes):
+    settings = {**SETTINGS, **changes}
+    return Ledger(path, shard, tuple(settings["modalities"]), settings)
+
+
+def write(path, some, shard=ONE, finish=False, **changes):
+    with opened(path, shard, **changes) as book:
+        for one in some:
+            book.append(one)
+        if finish:
+            book.finish()
+
+
+def journal(path, shard=ONE):
+    return path / f"records-{shard.label}.jsonl"
+
+
+def complete(path, shard=ONE, some=None, **changes):
+    write(path, every(shard) if some is None else some, shard, True, **changes)
+
+
+# -- the journal -------------------------------------------------------------
+
+
+def test_what_is_written_is_there_the_next_time(tmp_path):
+    write(tmp_path, [record(3), record(1, "image", error="it failed")])
+    with opened(tmp_path) as book:
+        assert book.state(3, "text") == ACCEPTED
+        assert book.state(1, "image") == FAILED
+        assert book.state(1, "text") == OPEN
+        assert (len(book), book.missing, book.failed) == (12, 10, 1)
+        assert [json.loads(line)["item"] for line in book.lines()] == [1, 3]
+
+
+def test_a_complete_journal_is_sorted(tmp_path):
+    complete(tmp_path / "a", some=every()[::-1])
+    complete(tmp_path / "b", some=every())
+    lines = journal(tmp_path / "a").read_bytes()
+    assert lines == journal(tmp_path / "b").read_bytes()
+    assert lines.decode() == "".join(one.to_line() for one in every())
+
+
+def test_a_failed_record_is_replaced_by_the_next_try(tmp_path):
+    first = [record(i, m, error="no") for i in range(6) for m in MODALITIES]
+    write(tmp_path, first)
+    with opened(tmp_path) as book:
+        assert book.failed == 12
+        for one in every()[:-1]:
+            book.append(one)
+        book.finish()
+    found = [
+        records.parse(line, "here")
+        for line in journal(tmp_path).read_bytes().splitlines()
+    ]
+    assert found == [*every()[:-1], first[-1]]
+
+
+def test_an_accepted_record_is_never_replaced(tmp_path):
+    with opened(tmp_path) as book:
+        book.append(record(0))
+        with pytest.raises(AssertionError, match="already written"):
+            book.append(record(0, word="green"))
+    assert journal(tmp_path).read_bytes().count(b"\n") == 1
+
+
+@given(cut=st.integers(0, 10_000), order=st.permutations(every()))
+def test_whatever_a_kill_leaves_whole_records_are_there(
+    tmp_path_factory, cut, order
+):
+    path = tmp_path_factory.mktemp("kill")
+    write(path, order)
+    data = journal(path).read_bytes()
+    cut = cut % (len(data) + 1)
+    journal(path).write_bytes(data[:cut])
+    whole = data[:cut].count(b"\n")
+    with opened(path) as book:
+        assert len(book) - book.missing == whole
+        found = sorted(records.parse(x, "here").key for x in book.lines())
+        assert found == sorted(one.key for one in order[:whole])
+        for one in order[whole:]:
+            book.append(one)
+        book.finish()
+    complete(path / "other")
+    assert journal(path).read_bytes() == journal(path / "other").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"item": 1}\n', "not a record"),
+        ("\n", "not a record"),
+        (record(6).to_line(), "not of this shard"),
+        (record(0).to_line(), "A task has two records"),
+    ],
+)
+def test_damage_is_refused_by_its_line(tmp_path, line, problem):
+    write(tmp_path, [record(0)])
+    with journal(tmp_path).open("a") as file:
+        file.write(line)
+    before = journal(tmp_path).read_bytes()
+    with pytest.raises(InputError, match=problem) as caught, opened(tmp_path):
+        pass
+    assert "line 2" in str(caught.value)
+    assert journal(tmp_path).read_bytes() == before
+
+
+def test_a_full_disk_loses_nothing(small_disk):
+    shard, shown = Shard(0, 1, 99), "x" * 70_000
+    some = [
+        dataclasses.replace(record(item), description=shown)
+        for item in range(99)
+    ]
+    with pytest.raises(InputError, match="could not be written") as caught:
+        write(small_disk / "set", some, shard, items=99)
+    assert "free some space" in str(caught.value)
+    with opened(small_disk / "set", shard, items=99) as book:
+        assert 10 < len(book) - book.missing < 15
+        parsed = [records.parse(line, "here") for line in book.lines()]
+    assert parsed == some[: len(parsed)]
+
+
+def test_a_full_disk_stops_sorting_and_loses_nothing(small_disk):
+    some = [
+        dataclasses.replace(one, description="x" * 70_000) for one in every()
+    ]
+    write(small_disk / "set", some)
+    before = journal(small_disk / "set").read_bytes()
+    with (
+        pytest.raises(InputError, match="could not be written"),
+        opened(small_disk / "set") as book,
+    ):
+        book.finish()
+    assert journal(small_disk / "set").read_bytes() == before
+    names = {path.name for path in (small_disk / "set").iterdir()}
+    assert not any("partial" in name for name in names)
+
+
+# -- settings ----------------------------------------------------------------
+
+
+def test_other_settings_are_refused(tmp_path):
+    write(tmp_path, [record(0)])
+    with (
+        pytest.raises(InputError, match="another setting of 'seed'") as caught,
+        opened(tmp_path, seed=7),
+    ):
+        pass
+    assert "expected: 0" in str(caught.value)
+    assert "found:    7" in str(caught.value)
+    with opened(tmp_path) as book:
+        assert book.missing == 11
+
+
+def test_nothing_is_written_yet_so_settings_may_change(tmp_path):
+    write(tmp_path, [])
+    write(tmp_path, [record(0)], seed=7)
+    about = json.loads((tmp_path / "shard-0-of-1.json").read_text())
+    assert about["seed"] == 7
+
+
+def test_records_without_their_settings_are_refused(tmp_path):
+    write(tmp_path, [record(0)])
+    (tmp_path / "shard-0-of-1.json").unlink()
+    with (
+        pytest.raises(InputError, match="settings of a shard"),
+        opened(tmp_path),
+    ):
+        pass
+
+
+def test_another_number_of_shards_is_refused(tmp_path):
+    write(tmp_path, [record(0)], Shard(0, 2, 6))
+    with (
+        pytest.raises(InputError, match="another number of shards"),
+        opened(tmp_path, Shard(0, 3, 6)),
+    ):
+        pass
+
+
+def hold(path, ready):
+    with opened(path):
+        ready.set()
+        time.sleep(600)
+
+
+def test_two_processes_cannot_write_one_shard(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    other = context.Process(target=hold, args=(tmp_path, ready))
+    other.start()
+    try:
+        assert ready.wait(120)
+        with (
+            pytest.raises(InputError, match="Another process") as caught,
+            opened(tmp_path),
+        ):
+            pass
+        assert f"process {other.pid} on" in str(caught.value)
+        # Another shard is another's.
+        with opened(tmp_path / "other"):
+            pass
+        # However it ends, the lock ends with it.
+        other.kill()
+        other.join()
+        with opened(tmp_path) as book:
+            assert book.missing == 12
+    finally:
+        other.kill()
+        other.join()
+
+
+@given(items=st.integers(1, 60), count=st.integers(1, 12))
+def test_shards_cut_the_items_evenly(items, count):
+    shards = [Shard(i, count, items) for i in range(count)]
+    assert [i for shard in shards for i in shard.items] == list(range(items))
+    sizes = [len(shard.items) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("text", ["1/1", "2/2", "0/0", "0/7", "-1/2", "1", ""])
+def test_no_shard_is_refused(text):
+    with pytest.raises(InputError, match="not a shard"):
+        Shard.parse(text, 6)
+
+
+def test_shards_are_counted_from_0():
+    assert Shard.parse("1/2", 6) == Shard(1, 2, 6)
+    assert list(Shard.parse("1/2", 6).items) == [3, 4, 5]
+
+
+# -- merging -----------------------------------------------------------------
+
+
+def test_shards_merged_equal_one_run(tmp_path):
+    complete(tmp_path / "one")
+    for shard in (Shard(1, 3, 6), Shard(0, 3, 6), Shard(2, 3, 6)):
+        complete(tmp_path / "three", shard, every(shard)[::-1])
+    manifests = [
+        merging.merge(tmp_path / name, "digest") for name in ("one", "three")
+    ]
+    files = [
+        (tmp_path / name / "records.jsonl").read_bytes()
+        for name in ("one", "three")
+    ]
+    assert files[0] == files[1] == journal(tmp_path / "one").read_bytes()
+    assert manifests[0].pop("shards") == 1
+    assert manifests[1].pop("shards") == 3
+    assert manifests[0] == manifests[1]
+
+
+def test_the_manifest_counts(tmp_path):
+    some = every()
+    some[2] = record(1, error="mask: item 7 has 'x': it is 12 words")
+    some[4] = record(2, error="mask: item 8 has 'yy': it is 3 words")
+    complete(tmp_path, some=some)
+    manifest = merging.merge(tmp_path, "digest")
+    assert manifest["counts"] == {
+        "text": {
+            "accepted": 4,
+            "failed": 2,
+            "counterfactuals": 4,
+            "reasons": {"mask: item N has '...': it is N words": 2},
+            "changed": {"colour": 4},
+        },
+        "image": {
+            "accepted": 6,
+            "failed": 0,
+            "counterfactuals": 6,
+            "reasons": {},
+            "changed": {"colour": 6},
+        },
+    }
+    assert manifest["attempts"] == 24
+    assert manifest["seed"] == 0
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
+
+
+def test_a_missing_shard_is_refused(tmp_path):
+    complete(tmp_path, Shard(0, 3, 6))
+    complete(tmp_path, Shard(2, 3, 6))
+    with pytest.raises(InputError, match="Not all shards") as caught:
+        merging.merge(tmp_path, "digest")
+    assert "none of 1/3" in str(caught.value)
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+def test_a_shard_with_gaps_is_refused(tmp_path):
+    complete(tmp_path, Shard(0, 2, 6))
+    write(tmp_path, every(Shard(1, 2, 6))[:4], Shard(1, 2, 6))
+    with pytest.raises(InputError, match="not complete") as caught:
+        merging.merge(tmp_path, "digest")
+    assert "2 missing of shard 1/2" in str(caught.value)
+    assert "--shard=1/2" in str(caught.value)
+
+
+def test_shards_of_other_settings_are_refused(tmp_path):
+    complete(tmp_path, Shard(0, 2, 6))
+    complete(tmp_path, Shard(1, 2, 6), seed=3)
+    with pytest.raises(InputError, match="another setting of 'seed'"):
+        merging.merge(tmp_path, "digest")
+
+
+def test_a_record_of_another_shard_is_refused(tmp_path):
+    complete(tmp_path, Shard(0, 2, 6))
+    complete(tmp_path, Shard(1, 2, 6))
+    with journal(tmp_path, Shard(1, 2, 6)).open("a") as file:
+        file.write(record(0).to_line())
+    with pytest.raises(InputError, match="not of this shard"):
+        merging.merge(tmp_path, "digest")
+
+
+def test_two_cuts_of_the_items_are_refused(tmp_path):
+    complete(tmp_path, Shard(0, 2, 6))
+    complete(tmp_path / "x", Shard(0, 3, 6))
+    for name in ("shard-0-of-3.json", "records-0-of-3.jsonl"):
+        os.rename(tmp_path / "x" / name, tmp_path / name)
+    with pytest.raises(InputError, match="shards"):
+        merging.merge(tmp_path, "digest")
+
+
+def test_a_shard_that_is_being_written_is_not_merged(tmp_path):
+    complete(tmp_path)
+    again = pytest.raises(InputError, match="Another process")
+    with opened(tmp_path), again:
+        merging.merge(tmp_path, "digest")
+
+
+def test_records_of_other_items_are_refused(tmp_path):
+    complete(tmp_path)
+    with pytest.raises(InputError, match="other items"):
+        merging.merge(tmp_path, "new digest")
+
+
+def test_nothing_to_merge_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no shards"):
+        merging.merge(tmp_path, "digest")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"shard": 0, "shards": 2}', '{"shard": 1}']
+)
+def test_damaged_settings_are_refused(tmp_path, text):
+    complete(tmp_path)
+    (tmp_path / "shard-0-of-1.json").write_text(text)
+    with pytest.raises(InputError, match="settings of a shard"):
+        merging.merge(tmp_path, "digest")
+
+
+def test_vectors_stay_known_as_long_as_texts_are_the_same(tmp_path):
+    complete(tmp_path)
+    manifest = merging.merge(tmp_path, "digest")
+    assert "encoding" not in manifest
+    ledger.write_json(
+        tmp_path / "manifest.json", {**manifest, "encoding": {"dim": 3}}
+    )
+    assert merging.merge(tmp_path, "digest")["encoding"] == {"dim": 3}
+    with journal(tmp_path).open("r+b") as file:
+        text = file.read().replace(b"blue mug", b"teal mug")
+        file.seek(0)
+        file.write(text)
+    assert "encoding" not in merging.merge(tmp_path, "digest")
+
+
+def test_a_full_disk_stops_merging_and_loses_nothing(small_disk):
+    some = [
+        dataclasses.replace(one, description="x" * 60_000) for one in every()
+    ]
+    write(small_disk / "set", some)
+    with pytest.raises(InputError, match="could not be written"):
+        merging.merge(small_disk / "set", "digest")
+    names = {path.name for path in (small_disk / "set").iterdir()}
+    assert not any("partial" in name for name in names)
+    assert "manifest.json" not in names
+    with opened(small_disk / "set") as book:
+        assert book.missing == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("the item has no text", "the item has no text"),
+        (
+            "mask: the request failed: HTTP 503: overloaded",
+            "mask: the request failed: HTTP 503",
+        ),
+        (
+            "mask: Value 2 is 'Red', not \"x\"; no.",
+            "mask: Value N is '...', not '...'",
+        ),
+        ("describe: It has 212 words. Say less.", "describe: It has N words"),
+        ("", "unknown"),
+    ],
+)
+def test_a_kind_of_reason_leaves_particulars_out(error, kind):
+    assert merging.reason_kind(error) == kind
+
+
+def test_nothing_is_left_open_by_what_is_refused(tmp_path):
+    write(tmp_path, [record(0)])
+    for _ in range(3):
+        with contextlib.suppress(InputError), opened(tmp_path, seed=9):
+            pass
+    with opened(tmp_path) as book:
+        assert book.missing == 11
