@@ -130,10 +130,12 @@ def test_no_records_are_needed_to_train(directory):
     assert store.load(directory, counterfactuals="rule").counterfactuals
 
 
-def test_a_set_is_replaced_with_its_dataset(directory):
+def test_a_set_is_not_lost_with_its_dataset(directory):
     other = make_catalog(seed=1)
-    store.save(other, directory, source={}, overwrite=True)
-    assert not (directory / "counterfactuals").exists()
+    with pytest.raises(InputError, match="would be lost") as caught:
+        store.save(other, directory, source={}, overwrite=True)
+    assert caught.value.found == "counterfactuals"
+    assert store.load(directory, counterfactuals="rule").counterfactuals
 
 
 def edit(directory, **values):

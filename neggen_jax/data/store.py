@@ -65,9 +65,10 @@ _FIELDS = {
     "files": dict,
 }
 # All that a dataset directory may hold and still be replaced by another.
+# Counterfactuals are not among it: they may have taken days to generate.
 _OURS = re.compile(
     r"(catalog|dataset_info|features)\.json|truth\.npz|.+\.tfrecord-\d+"
-    r"|items|users|features|images|counterfactuals"
+    r"|items|users|features|images"
 )
 _FIX = "prepare the dataset directory again with launch/prepare.py"
 
