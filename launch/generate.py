@@ -31,6 +31,7 @@ _WORDS = {
     "items": "Only these items: 0,5,7-9.",
     "encoder": "Text encoder: tfidf or transformers.",
     "encoder_model": "Path or hub name of a sentence encoder.",
+    "encoder_like": "Set whose texts teach the encoder; for probes.",
 }
 _NUMBERS = {
     "concurrency": "openai: requests in flight at most.",

@@ -163,6 +163,7 @@ def _bazaar(
             a.name for a in ATTRIBUTES if "image" in a.seen_in
         ],
         "text_attributes": [a.name for a in ATTRIBUTES if "text" in a.seen_in],
+        "told": [],  # Its texts tell all of them in sentences.
     }
     # Its attributes tell of the pictures too, which no text may.
     return _Made(catalog, about, text_attributes=())

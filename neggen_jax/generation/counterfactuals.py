@@ -74,6 +74,7 @@ def generate(
     encode: bool = True,
     encoder: str = "tfidf",
     encoder_model: str | None = None,
+    encoder_like: str = "",
     **options: Any,
 ) -> dict[str, Any] | None:
     """Writes counterfactuals of a dataset's items, or goes on with it.
@@ -87,6 +88,8 @@ def generate(
       encode: encode the set when it is complete.
       encoder: "tfidf" or "transformers".
       encoder_model: path or hub name of a sentence encoder.
+      encoder_like: another set, encoded already, whose texts the encoder
+        learns from.
       **options: of `tasks.plan`, and of the writer.
 
     Returns:
@@ -108,12 +111,19 @@ def generate(
     summarise(manifest["counts"], path)
     if not encode:
         return manifest
-    if not merge and _is_encoded(manifest, encoder, encoder_model):
+    asked = encoder, encoder_model, encoder_like
+    if not merge and _is_encoded(manifest, *asked):
         print("it is encoded already; --merge encodes it again")
         return manifest
     from neggen_jax.generation import encode as encoding
 
-    encoding.encode(directory, name, encoder=encoder, model=encoder_model)
+    encoding.encode(
+        directory,
+        name,
+        encoder=encoder,
+        model=encoder_model,
+        like=encoder_like,
+    )
     return sets.read_manifest(directory, name)
 
 
@@ -146,12 +156,14 @@ def summarise(counts: Mapping[str, Any], path: Path) -> None:
 
 
 def _is_encoded(
-    manifest: Mapping[str, Any], encoder: str, model: str | None
+    manifest: Mapping[str, Any], encoder: str, model: str | None, like: str
 ) -> bool:
     known = manifest.get("encoding", {})
-    told = known.get("model") or {}
-    return known.get("encoder") == encoder and (
-        model is None or told.get("name") == Path(model).name
+    told, other = known.get("model") or {}, known.get("like") or {}
+    return (
+        known.get("encoder") == encoder
+        and (model is None or told.get("name") == Path(model).name)
+        and other.get("set", "") == like
     )
 
 
@@ -228,7 +240,7 @@ def _planned(
             fix="prepare it from a source that has them",
         )
     asked: dict[str, Any] = {name: options.get(name) for name in _PLAN}
-    for name in ("image_attributes", "text_attributes"):
+    for name in ("image_attributes", "text_attributes", "told"):
         if asked[name] is None:
             asked[name] = source.get(name)
     if asked["told"] is None and "text" in catalog.features:
