@@ -20,6 +20,7 @@ from test_cli import call, refused
 from training import make_run
 
 from neggen_jax import causes, plots_causes
+from neggen_jax import probes as probes_room
 from neggen_jax.catalog import Counterfactuals, Rewritten
 from neggen_jax.data import store
 from neggen_jax.data.bazaar_truth import Truth
@@ -375,7 +376,7 @@ def test_a_modality_that_is_not_read_is_not_asked():
 def test_a_run_without_effects_is_refused():
     run = make_run("mf")
     with pytest.raises(InputError, match="learns no causal effects"):
-        causes.source_of(run)
+        probes_room.source_of(run)
 
 
 @pytest.mark.parametrize(
@@ -429,17 +430,17 @@ def test_spaces_are_compared(made, ours, theirs, fine):
     known = encoded(run.catalog.counterfactuals, **ours)
     probes = encoded(make_set(TRUTH, probes=True), **theirs)
     # Vectors that agree need no manifest.
-    causes._check_space(known, probes)
+    probes_room.check_space(known, probes)
     turned = {
         name: dataclasses.replace(part, factual=part.factual[:, ::-1])
         for name, part in probes.modalities.items()
     }
     probes = dataclasses.replace(probes, modalities=turned)
     if fine:
-        causes._check_space(known, probes)
+        probes_room.check_space(known, probes)
     else:
         with pytest.raises(InputError, match="not of the space"):
-            causes._check_space(known, probes)
+            probes_room.check_space(known, probes)
 
 
 # -- a run, from end to end -------------------------------------------------
