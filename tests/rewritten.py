@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from conftest import ABSENT, ITEMS, make_catalog
 from ml_collections import ConfigDict
+from training import make_config
 
-from neggen_jax import config as configs
 from neggen_jax.catalog import Catalog, Counterfactuals, Rewritten
 from neggen_jax.data.rewritten import Rewritten as Rows
 from neggen_jax.data.rewritten import columns
@@ -47,26 +47,8 @@ def make_rewritten(kinds: int = KINDS) -> Catalog:
 
 
 def make_neggen(argument: str, **changes: Any) -> ConfigDict:
-    """A small version of an experiment of configs/neggen.py.
-
-    Args:
-      argument: of the config file.
-      **changes: dotted keys, with __ for the dots.
-    """
-    config = configs.load(f"{NEGGEN}:{argument}")
-    small = {
-        "data__pipeline": "numpy",
-        "encoder__dim": 8,
-        "train__batch_size": 64,
-        "train__steps_per_dispatch": 3,
-        "train__epochs": 3,
-        "evaluate__cutoffs": (5, 20),
-        "optimizer__learning_rate": 0.01,
-    }
-    config.update_from_flattened_dict(
-        {k.replace("__", "."): v for k, v in {**small, **changes}.items()}
-    )
-    return config
+    """A small version of an experiment of configs/neggen.py."""
+    return make_config(argument, NEGGEN, **changes)
 
 
 def standardised(known: Counterfactuals) -> dict[str, Rows]:

@@ -21,14 +21,17 @@ from neggen_jax.step import Stack, State
 BASELINE = pathlib.Path(__file__).parents[1] / "configs" / "baseline.py"
 
 
-def make_config(argument: str, **changes: Any) -> ConfigDict:
-    """A small version of an experiment of configs/baseline.py.
+def make_config(
+    argument: str, file: pathlib.Path = BASELINE, **changes: Any
+) -> ConfigDict:
+    """A small version of an experiment.
 
     Args:
       argument: of the config file.
+      file: which one.
       **changes: dotted keys, with __ for the dots.
     """
-    config = configs.load(f"{BASELINE}:{argument}")
+    config = configs.load(f"{file}:{argument}")
     small = {
         "data__pipeline": "numpy",
         "encoder__dim": 8,
