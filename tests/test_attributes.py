@@ -114,6 +114,42 @@ def test_values_come_from_the_same_kind_if_it_has_others():
     }
 
 
+def test_what_stays_of_a_group_stays_true_if_it_can():
+    plan = tasks.plan(SHOP, image_attributes=SHOWN, changeable=["colour"])
+    plan = dataclasses.replace(plan, modalities=("image",))
+    for record in write({}, plan):
+        (old, new) = record.negatives[0].changes["colour"]
+        assert SHADES[old] == SHADES[new]
+    # Where no other colour has that shade, one of the same kind will do.
+    attributes = [
+        {"category": kind, "colour": colour, "shade": shade}
+        for kind, pairs in {
+            "Hat": {"Black": "Dark", "Red": "Bright"},
+            "Cap": {"Black": "Dark", "Sand": "Pale"},
+        }.items()
+        for colour, shade in pairs.items()
+    ] * 9
+    shop = make_records(["x"] * len(attributes), attributes=attributes)
+    for record in write({}, tasks.plan(shop, changeable=["colour"]), shop):
+        own = shop.attributes[record.item]
+        others = {"Black", "Red" if own["category"] == "Hat" else "Sand"}
+        (old, new) = record.negatives[0].changes["colour"]
+        assert {old, new} == others
+
+
+def test_a_value_that_only_says_more_contrasts_less():
+    colours = ["blue", "dark blue", "navy blue", "light blue", "red"]
+    attributes = [{"colour": c} for c in colours] * 5
+    shop = make_records(["x"] * len(attributes), attributes=attributes)
+    for seed in range(8):
+        record = write({"seed": seed}, tasks.plan(shop), shop, [0])[0]
+        assert record.negatives[0].changes["colour"] == ("blue", "red")
+        # There is nothing else.
+        few = make_records(["x", "x"], attributes=attributes[:2])
+        record = write({"seed": seed}, tasks.plan(few), few, [0])[0]
+        assert record.negatives[0].changes["colour"] == ("blue", "dark blue")
+
+
 def test_no_more_groups_change_than_allowed():
     for changes in (1, 2):
         for record in write({"changes": changes}, which=range(20)):
@@ -125,12 +161,15 @@ def test_no_more_groups_change_than_allowed():
 
 def test_words_in_the_text_change_with_the_value():
     attributes = [{"colour": c, "category": "Mug"} for c in ("red", "teal")]
-    texts = ["Red mug, so RED and red; reddish, red-hot.", "A teal mug"]
-    shop = make_records(texts, attributes=attributes * 1)
+    texts = [
+        "Red mug, so RED and red; reddish, red-hot, infra-red.",
+        "A teal mug",
+    ]
+    shop = make_records(texts, attributes=attributes)
     made = write({}, tasks.plan(shop), shop)[0].negatives[0]
     assert made.text == (
-        "Teal mug, so TEAL and teal; reddish, red-hot.. colour: teal; "
-        "category: Mug"
+        "Teal mug, so TEAL and teal; reddish, red-hot, infra-red.. "
+        "colour: teal; category: Mug"
     )
 
 
@@ -359,6 +398,12 @@ def test_taken_apart_and_put_together_is_the_same(text):
         assert any(
             getattr(piece, "name", "") == name for piece in template.pieces
         )
+
+
+def test_longer_values_are_found_first():
+    values = {"colour": "blue", "shade": "dark blue"}
+    template = edits.take_apart("Dark blue or blue", values)
+    assert template.masked(values) == "[MASK_2] or [MASK_1]"
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,21 @@ def test_a_full_disk_loses_nothing(small_disk):
     assert parsed == some[: len(parsed)]
 
 
+def test_a_line_that_found_no_room_leaves_no_trace(small_disk):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 900_000)
+    long = dataclasses.replace(record(1), description="x" * 200_000)
+    with opened(small_disk / "set") as book:
+        book.append(record(0))
+        with pytest.raises(InputError, match="could not be written"):
+            book.append(long)
+        ballast.unlink()
+        book.append(long)
+        assert [records.parse(x, "here").item for x in book.lines()] == [0, 1]
+    with opened(small_disk / "set") as book:
+        assert book.missing == 10
+
+
 def test_a_full_disk_stops_sorting_and_loses_nothing(small_disk):
     some = [
         dataclasses.replace(one, description="x" * 70_000) for one in every()
@@ -407,6 +422,19 @@ def test_vectors_stay_known_as_long_as_texts_are_the_same(tmp_path):
         file.seek(0)
         file.write(text)
     assert "encoding" not in merging.merge(tmp_path, "digest")
+
+
+def test_a_manifest_never_tells_of_other_records(tmp_path):
+    complete(tmp_path)
+    merging.merge(tmp_path, "digest")
+    data = journal(tmp_path).read_bytes().replace(b"blue mug", b"teal mug")
+    journal(tmp_path).write_bytes(data)
+    # Whatever keeps the new one from being written.
+    (tmp_path / ".manifest.json.partial").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        merging.merge(tmp_path, "digest")
+    assert b"teal mug" in (tmp_path / "records.jsonl").read_bytes()
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_a_full_disk_stops_merging_and_loses_nothing(small_disk):

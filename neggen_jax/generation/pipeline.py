@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from neggen_jax.errors import InputError
@@ -55,19 +55,19 @@ async def _run(
     work: Iterable[Task], writer: Writer, keep: Callable[[Record], None]
 ) -> int:
     flight = _Flight(writer, keep)
-    with _told() as stop:
-        try:
-            for task in work:
-                if stop.done():
-                    break
-                await flight.take(task, stop)
-            await flight.land(stop)
-        except BaseException:
-            await flight.drop()
-            raise
-        finally:
-            await _closed(writer, GRACE if stop.done() else None)
-        return stop.result() if stop.done() else 0
+    stop = _told()
+    try:
+        for task in work:
+            if stop.done():
+                break
+            await flight.take(task, stop)
+        await flight.land(stop)
+    except BaseException:
+        await flight.drop()
+        raise
+    finally:
+        await _closed(writer, GRACE if stop.done() else None)
+    return stop.result() if stop.done() else 0
 
 
 class _Flight:
@@ -144,9 +144,8 @@ def _failed(task: Task, writer: Writer) -> Record:
     )
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[asyncio.Future[int]]:
-    """Yields what will be the number of the signal to stop."""
+def _told() -> asyncio.Future[int]:
+    """What will be the number of the signal to stop."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[int] = loop.create_future()
 
@@ -155,17 +154,11 @@ def _told() -> Iterator[asyncio.Future[int]]:
             print("\nstopping: waiting for what is in flight", flush=True)
             stop.set_result(number)
 
-    added = []
-    # Only the main thread can be told.
+    # Only the main thread can be told. Handlers go with the loop.
     with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
         for number in _SIGNALS:
             loop.add_signal_handler(number, tell, int(number))
-            added.append(number)
-    try:
-        yield stop
-    finally:
-        for number in added:
-            loop.remove_signal_handler(number)
+    return stop
 
 
 async def _closed(writer: Writer, seconds: float | None) -> None:
