@@ -12,8 +12,13 @@
                       a description and the places of its masks
     contrast.py       when two values are the same in other words
     writer.py         describe -> mask -> complete, with bounded retries
-    attributes.py     the writer without a model
-    ledger.py         records on disk: resumable, sharded, merged
+    attributes.py     the writer without a model, with what it knows of the
+                      catalogue (seen.py), finds in texts (mining.py), and
+                      does to them (edits.py)
+    ledger.py         records on disk: resumable, sharded
+    merging.py        shards of a set in one file, and its manifest
+    writers.py        who writes, by name
+    pipeline.py       many tasks at a time, and how to stop
     counterfactuals.py  the pipeline that ties them together
     encode.py         texts -> vectors in the dataset directory
     inspect.py        a page to look at, and its figures
