@@ -412,6 +412,7 @@ def test_longer_values_are_found_first():
         ("Red", "red", "dark blue", "Dark blue"),
         ("red", "Red", "Dark Blue", "dark blue"),
         ("RED", "red", "dark blue", "DARK BLUE"),
+        ("deep V-neck", "deep v-neck", "round neck", "round neck"),
         ("Red", "Red", "dark blue", "dark blue"),
         ("2-Pack", "2-pack", "10-pack", "10-Pack"),
         ("Dark Red", "dark red", "off-white wool", "Off-White Wool"),

@@ -279,7 +279,7 @@ def test_texts_tell_attributes():
         [
             "Dress in imitation leather with Long Sleeves",
             "Lace-up boots",
-            "Printer by Black & Co, in silver",
+            "It prints black text.",
             "Pens, pack of 12",
             "A tablet with a Satin dress",
         ],
@@ -291,6 +291,8 @@ def test_texts_tell_attributes():
             {"cloth": "velvet"},
         ],
     )
+    titles = ["", "", "Printer by Black & Co, in silver", "", ""]
+    records = dataclasses.replace(records, titles=titles)
     found = mining.Words().found(records).attributes
     assert found[0] == {
         "size": "L",

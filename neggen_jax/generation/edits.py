@@ -155,7 +155,7 @@ def dressed(new: str, words: str, value: str) -> str:
     """
     if words == value:
         return new
-    if words == words.lower():
+    if words == words.lower() or words[0].islower():
         return lowered(new)
     if words == words.upper():
         return new.upper()

@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Set
 from pathlib import Path
+from typing import Any
 
 from neggen_jax.catalog import ItemRecords
 from neggen_jax.errors import InputError
@@ -171,18 +172,25 @@ class Words:
         }
         attributes = []
         for item, own in enumerate(records.attributes):
-            text = f"{records.titles[item]}. {records.texts[item][:_BEGIN]}"
-            text = text.lower()
-            for value in own.values():
-                if value.strip() and value.strip().lower() in text:
-                    text = edits.whole(value.strip()).sub(" | ", text)
+            title = _without(records.titles[item], own)
+            begin = records.texts[item][:_BEGIN]
+            text = f"{title}. {_without(begin, own)}"
             more = {
                 name: value
                 for name, family in families.items()
-                if (value := family.first(text))
+                if (value := family.first(title if family.titles else text))
             }
             attributes.append({**own, **more})
         return dataclasses.replace(records, attributes=attributes)
+
+
+def _without(text: str, own: Mapping[str, str]) -> str:
+    """A text in lower case, without the values of an item's attributes."""
+    text = text.lower()
+    for value in own.values():
+        if value.strip() and value.strip().lower() in text:
+            text = edits.whole(value.strip()).sub(" | ", text)
+    return text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,21 +200,25 @@ class _Family:
     Attributes:
       pattern: of any of them, the longest first.
       hints: one of which a text must hold; none if it need not.
+      titles: whether it is looked for in titles alone.
     """
 
     pattern: re.Pattern[str]
     hints: tuple[str, ...]
+    titles: bool
 
     @classmethod
-    def read(cls, table: Mapping[str, list[str]]) -> _Family:
+    def read(cls, table: Mapping[str, Any]) -> _Family:
         """Reads a table of the file."""
-        if not table or set(table) - {"values", "patterns"}:
+        known = {"values", "patterns", "in_titles"}
+        if set(table) - known or not set(table) & {"values", "patterns"}:
             raise ValueError(f"{', '.join(table) or 'nothing'} in a table")
         values = sorted(table.get("values", ()), key=len, reverse=True)
         patterns = table.get("patterns", ())
         joined = "|".join([*patterns, *map(re.escape, values)])
         hints = () if patterns else tuple(value.lower() for value in values)
-        return cls(edits.whole(joined, escaped=True), hints)
+        titles = bool(table.get("in_titles", False))
+        return cls(edits.whole(joined, escaped=True), hints, titles)
 
     def first(self, text: str) -> str:
         """The first value in a text in lower case, or ""."""
