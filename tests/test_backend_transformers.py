@@ -355,15 +355,17 @@ def test_closing_leaves_nobody_waiting(llava):
         backend = Transformers(llava, batch_size=2)
         asked = [
             asyncio.create_task(backend.ask(say("a", max_tokens=50)))
-            for _ in range(5)
+            for _ in range(40)
         ]
-        await asyncio.sleep(0.05)  # the first batch is at work
+        await asyncio.sleep(0.05)  # the first batches are at work
         await backend.close()
         async with asyncio.timeout(5):
             return await asyncio.gather(*asked, return_exceptions=True)
 
-    kinds = {type(result) for result in asyncio.run(run())}
-    assert kinds == {asyncio.CancelledError}
+    kinds = [type(result) for result in asyncio.run(run())]
+    # On a fast machine some are answered before the end.
+    assert set(kinds) <= {asyncio.CancelledError, Reply}
+    assert kinds[-1] is asyncio.CancelledError
 
 
 # ---- the log
