@@ -6,7 +6,7 @@
     python launch/generate.py --data=DIR --set=openai --merge
 
 Flags that are not given are left to
-`neggen_jax/generation/counterfactuals.py`.
+`neggen_jax/generation/sets/generate.py`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _WORDS = {
     "api_key_env": "openai: environment variable that holds the key.",
     "contrast": "attributes: contrasting, or random (the ablation).",
     "words": "attributes: words to look for in texts; a file, or none.",
-    "prompts": "Templates of your own; see neggen_jax/generation/prompts.toml.",
+    "prompts": "Templates of your own, like generation/writers/prompts.toml.",
     "shard": "Part i of n, as i/n with i from 0.",
     "items": "Only these items: 0,5,7-9.",
     "encoder": "Text encoder: tfidf or transformers.",
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     }
     if "set" in given:
         given["set_name"] = given.pop("set")
-    from neggen_jax.generation.counterfactuals import Scope, generate
+    from neggen_jax.generation.sets.generate import Scope, generate
 
     names = [field.name for field in dataclasses.fields(Scope)]
     scope = Scope(**{n: given.pop(n) for n in names if n in given})

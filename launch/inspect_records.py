@@ -16,13 +16,12 @@ _SET = flags.DEFINE_string("set", None, "Which set, if there are several.")
 _ITEMS = flags.DEFINE_integer("items", 20, "Items to show.")
 _SEED = flags.DEFINE_integer("seed", 0, "Another one shows other items.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write.")
-_FORMAT = flags.DEFINE_string("format", None, "html or md.")
 
 
 def main(argv: list[str]) -> None:
     """Writes the page, and tells its figures."""
     del argv
-    from neggen_jax.generation import inspect, summary
+    from neggen_jax.generation.inspection import inspect, summary
 
     path, figures = inspect.inspect(
         _DATA.value,
@@ -30,7 +29,6 @@ def main(argv: list[str]) -> None:
         items=_ITEMS.value,
         seed=_SEED.value,
         output=_OUTPUT.value,
-        form=_FORMAT.value,
     )
     print("\n".join(summary.lines(figures)))
     print(f"{path}")

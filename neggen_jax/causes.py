@@ -123,7 +123,7 @@ def report(
 
 def _encode(directory: Path, set_name: str, like: Counterfactuals) -> None:
     # Imported here: whoever only reads needs no encoders.
-    from neggen_jax.generation import encode
+    from neggen_jax.generation.sets import encode
 
     known = like.manifest["encoding"]
     if known["encoder"] == "transformers":

@@ -1,7 +1,7 @@
 """Figures of a counterfactual set: what fails, what changes, and how far.
 
-Drawn from the numbers of `generation/summary.py`, in the manner of
-`plots.py`, for the page of `generation/inspect.py`.
+Drawn from the numbers of `generation/inspection/summary.py`, in the manner of
+`plots.py`, for the page of `generation/inspection/inspect.py`.
 """
 
 from __future__ import annotations

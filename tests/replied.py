@@ -6,8 +6,8 @@ import json
 import pytest
 from hypothesis import strategies as st
 
-from neggen_jax.generation.masked import Masked
-from neggen_jax.generation.replies import Refused, check_masks
+from neggen_jax.generation.writers.masked import Masked
+from neggen_jax.generation.writers.replies import Refused, check_masks
 
 KEPT = {"product_type": "Laptop sleeves"}
 MOST = 4

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from test_tasks import GROUPS, SHADES, SHOP, SHOWN
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation import contrast, edits, records, seen, tasks
-from neggen_jax.generation.attributes import Attributes, caption
+from neggen_jax.generation import records, tasks
+from neggen_jax.generation.values import contrast, seen
+from neggen_jax.generation.writers import edits
+from neggen_jax.generation.writers.attributes import Attributes, caption
 
 PLAN = tasks.plan(SHOP, image_attributes=SHOWN)
 TASKS = list(tasks.make(SHOP, PLAN))

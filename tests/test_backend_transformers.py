@@ -18,11 +18,13 @@ from transformers import (
 )
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation import pipeline, prompts, tasks
-from neggen_jax.generation.backend_transformers import Transformers
+from neggen_jax.generation import tasks
 from neggen_jax.generation.backends import Reply, Request, RequestError
-from neggen_jax.generation.image_text_model import ImageTextModel
-from neggen_jax.generation.writer import Prompted
+from neggen_jax.generation.backends.image_text_model import ImageTextModel
+from neggen_jax.generation.backends.transformers import Transformers
+from neggen_jax.generation.sets import pipeline
+from neggen_jax.generation.writers import prompts
+from neggen_jax.generation.writers.prompted import Prompted
 
 torch = pytest.importorskip(
     "torch", reason="pip install -r requirements-mllm.txt"

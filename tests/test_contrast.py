@@ -4,8 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neggen_jax.generation import contrast
-from neggen_jax.generation.contrast import UNKNOWN, normalised, same_value
+from neggen_jax.generation.values import contrast
+from neggen_jax.generation.values.contrast import (
+    UNKNOWN,
+    normalised,
+    same_value,
+)
 
 SAME = [
     ("Red", "red"),

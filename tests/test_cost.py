@@ -6,7 +6,7 @@ import pytest
 
 from neggen_jax.errors import InputError
 from neggen_jax.generation import cost
-from neggen_jax.generation.request_log import RequestLog
+from neggen_jax.generation.backends.request_log import RequestLog
 
 
 def make_log(path, items=10, seconds=0.25):

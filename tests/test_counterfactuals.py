@@ -21,9 +21,10 @@ from test_tasks import SHOP, SHOWN
 from neggen_jax.catalog import SPLITS, Catalog, Interactions, ItemRecords
 from neggen_jax.data import store
 from neggen_jax.errors import InputError
-from neggen_jax.generation import pipeline, records, tasks
-from neggen_jax.generation.counterfactuals import Scope, generate
+from neggen_jax.generation import records, tasks
 from neggen_jax.generation.records import Alternative, Record
+from neggen_jax.generation.sets import pipeline
+from neggen_jax.generation.sets.generate import Scope, generate
 
 ROOT = pathlib.Path(__file__).parents[1]
 MANY = 3_000

@@ -17,10 +17,10 @@ from neggen_jax.data.counterfactuals import ARRAYS, locate
 from neggen_jax.data.encoders import Encoder, Tfidf, untracked
 from neggen_jax.data.features import unit_rows
 from neggen_jax.errors import InputError
-from neggen_jax.generation import encode as encoding
-from neggen_jax.generation import texts as listed
-from neggen_jax.generation.encode import encode
 from neggen_jax.generation.records import Alternative, Record
+from neggen_jax.generation.sets import encode as encoding
+from neggen_jax.generation.sets import texts as listed
+from neggen_jax.generation.sets.encode import encode
 
 ITEMS = 41
 COLOURS = ["red", "blue", "green", "black"]
@@ -592,7 +592,7 @@ def test_distinct_numbers_by_first_occurrence(words):
 def test_encoding_needs_no_jax():
     """It runs where the language model runs."""
     code = (
-        "import neggen_jax.generation.encode, sys\n"
+        "import neggen_jax.generation.sets.encode, sys\n"
         "found = {'jax', 'tensorflow', 'torch', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(', '.join(found) or 0)"
     )

@@ -12,7 +12,7 @@ from neggen_jax.data import store
 from neggen_jax.data.encoders import Tfidf
 from neggen_jax.data.features import unit_rows
 from neggen_jax.errors import InputError
-from neggen_jax.generation import encode as encoding
+from neggen_jax.generation.sets import encode as encoding
 
 
 @pytest.fixture(scope="module")

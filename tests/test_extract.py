@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replied import KEPT, MOST, RED, truths
 
-from neggen_jax.generation.contrast import same_value
-from neggen_jax.generation.replies import (
+from neggen_jax.generation.values.contrast import same_value
+from neggen_jax.generation.writers.replies import (
     LONGEST_REPLY,
     Refused,
     check_alternatives,

@@ -9,10 +9,12 @@ from chat_server import ChatServer, Fault, seeded, status
 from contents import make_records, paint
 from shopkeeper import Shopkeeper
 
-from neggen_jax.generation import pipeline, prompts, tasks
-from neggen_jax.generation.backend_openai import OpenAI
-from neggen_jax.generation.pacing import Retry
-from neggen_jax.generation.writer import Prompted
+from neggen_jax.generation import tasks
+from neggen_jax.generation.backends.openai import OpenAI
+from neggen_jax.generation.backends.pacing import Retry
+from neggen_jax.generation.sets import pipeline
+from neggen_jax.generation.writers import prompts
+from neggen_jax.generation.writers.prompted import Prompted
 
 pytest.importorskip("openai", reason="pip install -r requirements-openai.txt")
 

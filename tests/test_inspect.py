@@ -19,14 +19,14 @@ from neggen_jax.catalog import Counterfactuals, ItemRecords, Rewritten
 from neggen_jax.data import store
 from neggen_jax.data.counterfactuals import locate
 from neggen_jax.errors import InputError
-from neggen_jax.generation import inspect as inspecting
-from neggen_jax.generation import summary as figures_of
-from neggen_jax.generation.encode import encode
-from neggen_jax.generation.inspect import inspect, read
-from neggen_jax.generation.page import drawn as headline
-from neggen_jax.generation.page import percent
+from neggen_jax.generation.inspection import inspect as inspecting
+from neggen_jax.generation.inspection import summary as figures_of
+from neggen_jax.generation.inspection.inspect import inspect, read
+from neggen_jax.generation.inspection.page import drawn as headline
+from neggen_jax.generation.inspection.page import percent
+from neggen_jax.generation.inspection.summary import summary
 from neggen_jax.generation.records import Alternative, Record
-from neggen_jax.generation.summary import summary
+from neggen_jax.generation.sets.encode import encode
 
 COLOURS = ["red", "blue", "green", "black"]
 HOSTILE = {
@@ -617,8 +617,6 @@ def a_file_in_the_way(directory):
         (more_items, {}, "does not have.*below 41.*41"),
         (no_record, {}, r"not a record.*records-0-of-2\.jsonl, line 1"),
         (a_file_in_the_way, {}, "cannot be written"),
-        (start, {"form": "pdf"}, "no page of the form 'pdf'.*html or md"),
-        (start, {"output": "x.txt"}, "no page of the form 'txt'"),
         (start, {"items": -1}, "so many items.*-1"),
         (start, {"set_name": "began"}, "no set.*did you mean 'begun'"),
         (start, {"set_name": None}, "several sets.*begun, rule.*--set"),
@@ -657,34 +655,6 @@ def test_memory_does_not_grow_with_the_set(saved, tmp_path):
     tracemalloc.stop()
     assert count == 4_000
     assert peak < size / 20
-
-
-# Markdown -------------------------------------------------------------------
-
-
-def test_markdown_says_the_same_and_no_more(directory, tmp_path):
-    from markdown_it import MarkdownIt
-
-    path, _ = inspect(directory, items=ITEMS, output=tmp_path / "a/x.md")
-    text = path.read_text("utf-8")
-    made = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    page = Reader(made.render(text).replace(" />", ">"))
-    assert not {"script", "b", "i", "u", "a", "hr", "code"} & set(page.tags)
-    # One headline an item, and three of the page: its own, items, failures.
-    assert (page.tags["h1"], page.tags["h2"], page.tags["h3"]) == (1, 2, ITEMS)
-    assert page.tags["table"] == 1
-    for item, title in HOSTILE.items():
-        if item != 4:
-            assert " ".join(title.split()) in page.text
-    assert "thing 8: a red (colour) text of wool" in page.text
-    assert "thing 8: a red blue text of wool" in page.text
-    for item in FAILED:
-        assert f"item {item}, A<u>{item}, text" in page.text
-    pictures = page.attributes["img", "src"]
-    assert pictures[0] == "x.png"
-    assert (path.parent / "x.png").read_bytes().startswith(b"\x89PNG")
-    found = [p for p in pictures[1:] if (path.parent / p).is_file()]
-    assert len(found) == len(pictures) - 1 == ITEMS - 11 - 2
 
 
 # The command ----------------------------------------------------------------

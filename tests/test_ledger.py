@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation import ledger, merging, records
-from neggen_jax.generation.ledger import ACCEPTED, FAILED, OPEN, Ledger, Shard
+from neggen_jax.generation import records
 from neggen_jax.generation.records import MODALITIES, Alternative, Record
+from neggen_jax.generation.sets import ledger, merging
+from neggen_jax.generation.sets.ledger import (
+    ACCEPTED,
+    FAILED,
+    OPEN,
+    Ledger,
+    Shard,
+)
 
 SETTINGS = {
     "backend": "attributes",

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from replied import KEPT, MOST
 
-from neggen_jax.generation.replies import Refused, check_masks
+from neggen_jax.generation.writers.replies import Refused, check_masks
 
 
 def one_mask(value, masked, description="A red laptop sleeve.", kept=KEPT):

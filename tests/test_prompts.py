@@ -8,10 +8,10 @@ import re
 import pytest
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation import prompts
+from neggen_jax.generation.writers import prompts
 
 OWN = (
-    importlib.resources.files("neggen_jax.generation")
+    importlib.resources.files("neggen_jax.generation.writers")
     .joinpath("prompts.toml")
     .read_text("utf-8")
 )
@@ -142,7 +142,7 @@ def test_the_file_belongs_to_the_package():
     data = settings["tool"]["setuptools"]["package-data"]
     (pattern,) = data["neggen_jax.generation"]
     files = (root / "neggen_jax/generation").glob(pattern)
-    assert "prompts.toml" in [path.name for path in files]
+    assert {"prompts.toml", "words.toml"} == {path.name for path in files}
 
 
 def test_examples_are_json():

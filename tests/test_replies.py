@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replied import MOST, RED, contrasts, truths
 
-from neggen_jax.generation import prompts
-from neggen_jax.generation.masked import MASK, Masked, in_case_of
-from neggen_jax.generation.replies import (
+from neggen_jax.generation.writers import prompts
+from neggen_jax.generation.writers.masked import MASK, Masked, in_case_of
+from neggen_jax.generation.writers.replies import (
     LONGEST_NAME,
     LONGEST_VALUE,
     Refused,

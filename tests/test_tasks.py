@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation import mining, seen, tasks
-from neggen_jax.generation.attributes import Attributes
+from neggen_jax.generation import tasks
+from neggen_jax.generation.values import mining, seen
+from neggen_jax.generation.writers.attributes import Attributes
 
 SHOWN = ("colour", "shade", "pattern")
 SHADES = {"Navy": "Dark", "Black": "Dark", "White": "Light", "Pink": "Light"}

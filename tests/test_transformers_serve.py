@@ -19,10 +19,10 @@ import tiny_models
 from PIL import Image
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation.backend_openai import OpenAI
-from neggen_jax.generation.backend_transformers import Transformers
 from neggen_jax.generation.backends import Reply, Request, RequestError
-from neggen_jax.generation.pacing import Retry
+from neggen_jax.generation.backends.openai import OpenAI
+from neggen_jax.generation.backends.pacing import Retry
+from neggen_jax.generation.backends.transformers import Transformers
 
 for needed in ("torch", "openai", "accelerate", "fastapi", "uvicorn"):
     pytest.importorskip(needed, reason="see requirements-dev.txt")

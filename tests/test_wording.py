@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neggen_jax.generation.records import Alternative, Record
-from neggen_jax.generation.wording import (
+from neggen_jax.generation.inspection.wording import (
     NEW,
     OLD,
     SAME,
@@ -16,6 +15,7 @@ from neggen_jax.generation.wording import (
     difference,
     masked,
 )
+from neggen_jax.generation.records import Alternative, Record
 
 texts = st.lists(
     st.sampled_from(["red", "blue", " ", "  ", "\n", ".", "dress"])

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation import prompts, records
+from neggen_jax.generation import records
 from neggen_jax.generation.backends import Reply, RequestError
 from neggen_jax.generation.tasks import Task
-from neggen_jax.generation.writer import Prompted, cut
+from neggen_jax.generation.writers import prompts
+from neggen_jax.generation.writers.prompted import Prompted, cut
 
 WORDS = {
     "colour": ["red", "blue", "green", "white"],
@@ -456,7 +457,7 @@ def test_whatever_is_answered_there_is_a_record(mask, complete, retries):
 def test_neither_jax_nor_tensorflow_is_needed():
     # Generation runs where the language model runs.
     code = (
-        "import neggen_jax.generation.writer, sys\n"
+        "import neggen_jax.generation.writers.prompted, sys\n"
         "assert not {'jax', 'tensorflow', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,8 +7,8 @@ reads it with `read`. A dataset directory has any number of sets of them:
     counterfactuals/<set>/manifest.json       how; last, what was encoded
     counterfactuals/<set>/<modality>.<array>.npy
 
-Records are made by `neggen_jax/generation/counterfactuals.py`, arrays by
-`neggen_jax/generation/encode.py`.
+Records are made by `neggen_jax/generation/sets/generate.py`, arrays by
+`neggen_jax/generation/sets/encode.py`.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def locate(directory: Path, name: str) -> Path:
 def read(
     directory: Path, name: str, num_items: int, source: str
 ) -> Counterfactuals:
-    """Reads a set, as `generation/encode.py` has left it.
+    """Reads a set, as `generation/sets/encode.py` has left it.
 
     Args:
       directory: of the dataset.

@@ -1,27 +1,19 @@
 """Counterfactual negatives, written offline by a language model or a rule.
 
-    tasks.py          what is to be written: one task an item and modality
-    backends.py       who answers: the protocol of a language model
-    backend_openai.py  any server of OpenAI's chat completions, with
-                      chat_protocol.py, pacing.py and request_log.py
-    backend_transformers.py  a model in this process: image_text_model.py
-    cost.py           what the requests have cost
-    pictures.py       what models are shown
-    prompts.py        the three templates of prompts.toml
-    replies.py        what a reply must be to be accepted, with masked.py:
-                      a description and the places of its masks
-    contrast.py       when two values are the same in other words
-    writer.py         describe -> mask -> complete, with bounded retries
-    attributes.py     the writer without a model, with what it knows of the
-                      catalogue (seen.py), finds in texts (mining.py), and
-                      does to them (edits.py)
-    ledger.py         records on disk: resumable, sharded
-    merging.py        shards of a set in one file, and its manifest
-    writers.py        who writes, by name
-    pipeline.py       many tasks at a time, and how to stop
-    counterfactuals.py  the pipeline that ties them together
-    encode.py         texts -> vectors in the dataset directory
-    inspect.py        a page to look at, and its figures
+Data flows from room to room, one way:
+
+    values/      what a catalogue's attributes are worth: which values mean the
+                 same, which were seen together, which a text tells
+    tasks.py     what is to be written: one task an item and modality
+    backends/    who answers: a server of OpenAI's protocol, or a model of
+                 Transformers in this process
+    cost.py      what the requests have cost
+    writers/     a task -> a record: the three prompts of a language model and
+                 the checks of its replies, or a rule without a model
+    records.py   what is written: one line of JSON
+    sets/        many tasks at a time, resumable and sharded; records merged in
+                 one file, and encoded
+    inspection/  a page to look at, and its figures
 
 Nothing here imports jax: generation runs where the language model runs.
 """

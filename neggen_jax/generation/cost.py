@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from neggen_jax.errors import InputError, reported
-from neggen_jax.generation.request_log import Totals
+from neggen_jax.generation.backends.request_log import Totals
 
 _COLUMNS = ("requests", "failed", "read", "cached", "written", "seconds")
 _LABEL = re.compile(r"item (\d+) (.+)")

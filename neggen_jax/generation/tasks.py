@@ -15,8 +15,8 @@ from typing import Any
 from neggen_jax.catalog import ItemRecords
 from neggen_jax.data.features import item_text
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.generation import seen
 from neggen_jax.generation.records import MODALITIES
+from neggen_jax.generation.values import seen
 
 # What an item's kind is usually called; the first that exists is kept.
 KINDS = (

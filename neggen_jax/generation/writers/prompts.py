@@ -18,7 +18,7 @@ from typing import Any
 from neggen_jax.errors import InputError, nearest
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-_FIX = "start from a copy of neggen_jax/generation/prompts.toml"
+_FIX = "start from a copy of generation/writers/prompts.toml"
 
 # Template -> placeholder -> whether the step makes no sense without it.
 _PLACEHOLDERS: Mapping[str, Mapping[str, bool]] = {
@@ -97,7 +97,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Prompts:
         placeholder, or has one that nobody knows.
     """
     if path is None:
-        own = importlib.resources.files("neggen_jax.generation")
+        own = importlib.resources.files("neggen_jax.generation.writers")
         return _parse(own.joinpath("prompts.toml").read_bytes(), "prompts.toml")
     try:
         data = Path(path).read_bytes()

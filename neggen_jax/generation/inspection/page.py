@@ -1,6 +1,6 @@
 """What a page about a counterfactual set says, however it is laid out.
 
-Filled by `inspect.py`; laid out by `page_html.py` and `page_markdown.py`.
+Filled by `inspect.py`; laid out by `page_html.py`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import collections
 import dataclasses
 from typing import Any
 
-from neggen_jax.generation import merging
 from neggen_jax.generation.records import MODALITIES, Record
+from neggen_jax.generation.sets import merging
 
 
 @dataclasses.dataclass(frozen=True)

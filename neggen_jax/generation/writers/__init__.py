@@ -102,7 +102,7 @@ def check(backend: str, options: Mapping[str, Any]) -> None:
 def _attributes(
     records: ItemRecords, plan: Plan, given: dict[str, Any]
 ) -> Choice:
-    from neggen_jax.generation.attributes import Attributes
+    from neggen_jax.generation.writers.attributes import Attributes
 
     writer = Attributes(records, plan, **given)
     return Choice(writer.settings(), lambda log: writer)
@@ -124,8 +124,8 @@ def _prompted(
       shaping: of those, the ones that shape its replies.
       given: all options.
     """
-    from neggen_jax.generation import prompts
-    from neggen_jax.generation.writer import Prompted
+    from neggen_jax.generation.writers import prompts
+    from neggen_jax.generation.writers.prompted import Prompted
 
     if not given.get("model"):
         raise InputError(
@@ -153,7 +153,7 @@ def _prompted(
 
 
 def _openai(records: ItemRecords, plan: Plan, given: dict[str, Any]) -> Choice:
-    from neggen_jax.generation.backend_openai import OpenAI
+    from neggen_jax.generation.backends.openai import OpenAI
 
     return _prompted("openai", OpenAI, _OPENAI, ("seed",), given)
 
@@ -161,7 +161,7 @@ def _openai(records: ItemRecords, plan: Plan, given: dict[str, Any]) -> Choice:
 def _transformers(
     records: ItemRecords, plan: Plan, given: dict[str, Any]
 ) -> Choice:
-    from neggen_jax.generation.backend_transformers import Transformers
+    from neggen_jax.generation.backends.transformers import Transformers
 
     return _prompted("transformers", Transformers, _TRANSFORMERS, (), given)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from neggen_jax.generation.backends import Reply, Request
-from neggen_jax.generation.pacing import retry_after
+from neggen_jax.generation.backends.pacing import retry_after
 
 # Statuses, below 500, of requests that may well be answered if sent again.
 _PASSING = (408, 409, 425)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Counterfactuals, Rewritten
-from neggen_jax.generation import merging, wording
+from neggen_jax.generation.inspection import wording
 from neggen_jax.generation.records import MODALITIES, Record
+from neggen_jax.generation.sets import merging
 
 # Counterfactuals whose words are compared, and pairs of items, at most.
 SAMPLE = 10_000

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 from neggen_jax.data.images import check_images
 from neggen_jax.errors import InputError
 from neggen_jax.generation.backends import Backend, Request, RequestError
-from neggen_jax.generation.contrast import UNKNOWN, normalised
-from neggen_jax.generation.prompts import Prompts, Template
 from neggen_jax.generation.records import Record
-from neggen_jax.generation.replies import (
+from neggen_jax.generation.tasks import Task
+from neggen_jax.generation.values.contrast import UNKNOWN, normalised
+from neggen_jax.generation.writers.prompts import Prompts, Template
+from neggen_jax.generation.writers.replies import (
     LONGEST_WORD,
     Refused,
     alternatives_schema,
@@ -30,7 +31,6 @@ from neggen_jax.generation.replies import (
     check_masks,
     masks_schema,
 )
-from neggen_jax.generation.tasks import Task
 
 T = TypeVar("T")
 

@@ -8,9 +8,10 @@ put together from the same pieces, so they differ nowhere else.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
+
+from neggen_jax.generation.values.mining import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,20 +130,6 @@ def take_apart(
             pieces += [f"{joint}{spoken(name)}: ", Place(name, values[name])]
             text = "there is some now"
     return Template.of(pieces, values)
-
-
-@functools.lru_cache(maxsize=4096)
-def whole(value: str, escaped: bool = False) -> re.Pattern[str]:
-    """Finds a value as whole words in any case; its group 1.
-
-    What a hyphen ties to other words is not the value: no lace in "lace-up".
-
-    Args:
-      value: what is looked for.
-      escaped: whether it is a regular expression already.
-    """
-    words = value if escaped else re.escape(value)
-    return re.compile(rf"(?<!\w)(?<!\w-)({words})(?!\w)(?!-\w)", re.IGNORECASE)
 
 
 def dressed(new: str, words: str, value: str) -> str:

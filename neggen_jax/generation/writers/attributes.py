@@ -18,9 +18,10 @@ from typing import Any
 
 from neggen_jax.catalog import ItemRecords
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.generation import contrast, edits, seen
 from neggen_jax.generation.records import Alternative, Record
 from neggen_jax.generation.tasks import Plan, Task
+from neggen_jax.generation.values import contrast, mining, seen
+from neggen_jax.generation.writers import edits
 
 CONTRASTS = ("contrasting", "random")
 # Draws after which an alternative that repeats an earlier one is given up.
@@ -269,7 +270,7 @@ def _said(new: Mapping[str, str], task: Task) -> bool:
     """Whether a text tells some of these values already."""
     return task.modality == "text" and any(
         value.lower() in task.text.lower()
-        and edits.whole(value).search(task.text)
+        and mining.whole(value).search(task.text)
         for value in new.values()
     )
 

@@ -12,7 +12,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from neggen_jax.generation import contrast
+from neggen_jax.generation.values import contrast
 
 # One attribute is held to determine another if knowing it takes away this
 # share of the errors of guessing the other. Measured on fashion: product

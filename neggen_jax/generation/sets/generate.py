@@ -22,18 +22,13 @@ from neggen_jax.catalog import Catalog, ItemRecords
 from neggen_jax.data import counterfactuals as sets
 from neggen_jax.data import store
 from neggen_jax.errors import InputError
-from neggen_jax.generation import (
-    ledger,
-    merging,
-    mining,
-    pipeline,
-    tasks,
-    writers,
-)
-from neggen_jax.generation.ledger import Ledger, Shard
-from neggen_jax.generation.progress import Progress
+from neggen_jax.generation import tasks, writers
 from neggen_jax.generation.records import Record
+from neggen_jax.generation.sets import ledger, merging, pipeline
+from neggen_jax.generation.sets.ledger import Ledger, Shard
+from neggen_jax.generation.sets.progress import Progress
 from neggen_jax.generation.tasks import Plan
+from neggen_jax.generation.values import mining
 
 # Options of `tasks.plan`; what else there is, is the writer's.
 _PLAN = (
@@ -115,7 +110,7 @@ def generate(
     if not merge and _is_encoded(manifest, *asked):
         print("it is encoded already; --merge encodes it again")
         return manifest
-    from neggen_jax.generation import encode as encoding
+    from neggen_jax.generation.sets import encode as encoding
 
     encoding.encode(
         directory,

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from neggen_jax.generation.contrast import normalised
+from neggen_jax.generation.values.contrast import normalised
 
 # "[MASK_1]"; its number counts from one.
 MASK = re.compile(r"\[MASK_([1-9]\d{0,2})\]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import html
 import importlib.resources
@@ -20,8 +21,8 @@ from typing import Any
 
 from neggen_jax.catalog import ItemRecords
 from neggen_jax.errors import InputError
-from neggen_jax.generation import contrast, edits, seen
 from neggen_jax.generation.tasks import KINDS
+from neggen_jax.generation.values import contrast, seen
 
 KIND = "kind"
 NONE = "none"
@@ -129,7 +130,7 @@ class Words:
         where = "words.toml" if path is None else os.fspath(path)
         try:
             if path is None:
-                own = importlib.resources.files("neggen_jax.generation")
+                own = importlib.resources.files("neggen_jax.generation.values")
                 data = own.joinpath(where).read_bytes()
             else:
                 data = Path(path).read_bytes()
@@ -149,7 +150,7 @@ class Words:
                 where=where,
                 expected="a table of values or patterns for each attribute",
                 found=f"{type(error).__name__}: {error}",
-                fix="start from a copy of neggen_jax/generation/words.toml",
+                fix="start from a copy of generation/values/words.toml",
             ) from error
         self.digest = hashlib.sha256(data).hexdigest()[:12]
 
@@ -189,7 +190,7 @@ def _without(text: str, own: Mapping[str, str]) -> str:
     text = text.lower()
     for value in own.values():
         if value.strip() and value.strip().lower() in text:
-            text = edits.whole(value.strip()).sub(" | ", text)
+            text = whole(value.strip()).sub(" | ", text)
     return text
 
 
@@ -218,7 +219,7 @@ class _Family:
         joined = "|".join([*patterns, *map(re.escape, values)])
         hints = () if patterns else tuple(value.lower() for value in values)
         titles = bool(table.get("in_titles", False))
-        return cls(edits.whole(joined, escaped=True), hints, titles)
+        return cls(whole(joined, escaped=True), hints, titles)
 
     def first(self, text: str) -> str:
         """The first value in a text in lower case, or ""."""
@@ -227,3 +228,17 @@ class _Family:
             return ""
         match = self.pattern.search(text)
         return " ".join(match[0].split()) if match else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def whole(value: str, escaped: bool = False) -> re.Pattern[str]:
+    """Finds a value as whole words in any case; its group 1.
+
+    What a hyphen ties to other words is not the value: no lace in "lace-up".
+
+    Args:
+      value: what is looked for.
+      escaped: whether it is a regular expression already.
+    """
+    words = value if escaped else re.escape(value)
+    return re.compile(rf"(?<!\w)(?<!\w-)({words})(?!\w)(?!-\w)", re.IGNORECASE)

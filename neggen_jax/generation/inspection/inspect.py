@@ -2,8 +2,8 @@
 
 `launch/inspect_records.py` calls `inspect`. A set that is being written can
 be looked at, too. Figures are made in `summary.py`, drawn in
-`plots_counterfactuals.py`, and laid out in `page_html.py` and
-`page_markdown.py`; here is what they are given.
+`plots_counterfactuals.py`, and laid out in `page_html.py`; here is what they
+are given.
 """
 
 from __future__ import annotations
@@ -24,22 +24,16 @@ from neggen_jax.data import counterfactuals as sets
 from neggen_jax.data import store
 from neggen_jax.data.images import open_image
 from neggen_jax.errors import InputError
-from neggen_jax.generation import (
-    ledger,
-    merging,
-    page_html,
-    page_markdown,
-    records,
-    summary,
-)
-from neggen_jax.generation.page import Page, Shown
+from neggen_jax.generation import records
+from neggen_jax.generation.inspection import page_html, summary
+from neggen_jax.generation.inspection.page import Page, Shown
 from neggen_jax.generation.records import Record
+from neggen_jax.generation.sets import ledger, merging
 
 # Longer side of a picture, in pixels.
 THUMBNAIL = 320
 # Failed records that are listed in one line each.
 LISTED = 200
-FORMATS = ("html", "md")
 # Of a manifest: what the figures tell better, and what tells a person nothing.
 _UNTOLD = {
     "format",
@@ -62,7 +56,6 @@ def inspect(
     items: int = 20,
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
-    form: str | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Writes a page about a set.
 
@@ -73,7 +66,6 @@ def inspect(
         least a quarter of the items are such of which one did.
       seed: another one shows others.
       output: file to write; by default `inspect.html` beside the records.
-      form: "html" or "md"; by default what `output` ends in, else "html".
 
     Returns:
       The file, and the figures on it.
@@ -84,23 +76,15 @@ def inspect(
     """
     directory = Path(directory).absolute()
     path = _locate(directory, set_name)
-    form = form or (Path(output or "").suffix.lstrip(".") or "html")
-    if form not in FORMATS:
-        raise InputError(
-            f"There is no page of the form {form!r}.",
-            expected=" or ".join(FORMATS),
-            fix="name a file that ends in .html, or say --format",
-        )
     if items < 0:
         raise InputError(
             "A page cannot show so many items.", expected=">= 0", found=items
         )
     page = _collect(directory, path, items, seed)
-    target = Path(output) if output else path / f"inspect.{form}"
-    write = page_html.write if form == "html" else page_markdown.write
+    target = Path(output) if output else path / "inspect.html"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write(page, target)
+        page_html.write(page, target)
     except OSError as error:
         raise InputError(
             "The page cannot be written.",

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from neggen_jax.errors import InputError
 from neggen_jax.generation.backends import Reply, Request, RequestError
-from neggen_jax.generation.image_text_model import (
+from neggen_jax.generation.backends.image_text_model import (
     ImageTextModel,
     first_line,
 )
-from neggen_jax.generation.pictures import shrunk
-from neggen_jax.generation.request_log import RequestLog, Totals
+from neggen_jax.generation.backends.pictures import shrunk
+from neggen_jax.generation.backends.request_log import RequestLog, Totals
 
 if TYPE_CHECKING:
     from PIL.Image import Image

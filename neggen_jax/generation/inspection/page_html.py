@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neggen_jax import plots_counterfactuals
-from neggen_jax.generation import page, wording
-from neggen_jax.generation.page import Page, Shown
+from neggen_jax.generation.inspection import page, wording
+from neggen_jax.generation.inspection.page import Page, Shown
 from neggen_jax.generation.records import Alternative, Record
 
 if TYPE_CHECKING:

@@ -14,15 +14,19 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from neggen_jax.generation.contrast import UNKNOWN, normalised, same_value
-from neggen_jax.generation.masked import (
+from neggen_jax.generation.records import Alternative
+from neggen_jax.generation.values.contrast import (
+    UNKNOWN,
+    normalised,
+    same_value,
+)
+from neggen_jax.generation.writers.masked import (
     MASK,
     Masked,
     Mismatch,
     align,
     in_case_of,
 )
-from neggen_jax.generation.records import Alternative
 
 # In characters.
 LONGEST_REPLY = 16384

@@ -16,9 +16,10 @@ from typing import Any
 
 from neggen_jax.data.counterfactuals import MANIFEST, RECORDS
 from neggen_jax.errors import InputError
-from neggen_jax.generation import ledger, records
-from neggen_jax.generation.ledger import Ledger, Shard
+from neggen_jax.generation import records
 from neggen_jax.generation.records import Record
+from neggen_jax.generation.sets import ledger
+from neggen_jax.generation.sets.ledger import Ledger, Shard
 
 FORMAT = 1
 # Reasons and attributes that are told by name; rarer ones are not.

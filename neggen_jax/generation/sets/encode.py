@@ -29,7 +29,7 @@ from neggen_jax.data.counterfactuals import Counterfactuals, Rewritten
 from neggen_jax.data.encoders import Encoder, Tfidf, untracked
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
-from neggen_jax.generation.texts import DESCRIPTION, Texts, survey
+from neggen_jax.generation.sets.texts import DESCRIPTION, Texts, survey
 
 # Texts that an encoder learns from, and those it is given at a time after.
 _SAMPLE, _BLOCK = Tfidf.sample, 8_192

@@ -20,16 +20,16 @@ from typing import Any, Literal
 
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.generation.backends import Reply, Request, RequestError
-from neggen_jax.generation.chat_protocol import (
+from neggen_jax.generation.backends.chat_protocol import (
     Outcome,
     of_body,
     of_connection,
     of_status,
     to_body,
 )
-from neggen_jax.generation.pacing import Gate, Retry, backoff
-from neggen_jax.generation.pictures import data_url
-from neggen_jax.generation.request_log import RequestLog, Totals
+from neggen_jax.generation.backends.pacing import Gate, Retry, backoff
+from neggen_jax.generation.backends.pictures import data_url
+from neggen_jax.generation.backends.request_log import RequestLog, Totals
 
 _INSTALL = "pip install -r requirements-openai.txt"
 _AGAIN = "run the same command again, which goes on where this ended"

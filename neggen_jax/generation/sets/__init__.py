@@ -1,0 +1,1 @@
+"""A set of counterfactuals: written, merged, and encoded."""

@@ -1,0 +1,1 @@
+"""What a catalogue knows of its items' attributes and their values."""
