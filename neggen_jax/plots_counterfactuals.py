@@ -38,22 +38,6 @@ def panels(figures: Mapping[str, Any]) -> dict[str, Figure]:
     return found
 
 
-def overview(figures: Mapping[str, Any], title: str) -> Figure:
-    """All panels in one figure."""
-    told = figures["modalities"]
-    drawn = [
-        (name, draw)
-        for name, draw, there in _PANELS
-        if any(there(about) for about in told.values())
-    ]
-    rows = max(1, -(-len(drawn) // 2))
-    figure = blank(2 * WIDTH, rows * HEIGHT + 0.3)
-    for number, (name, draw) in enumerate(drawn, 1):
-        draw(figure.add_subplot(rows, 2, number, title=name), told)
-    figure.suptitle(_plain(title))
-    return figure
-
-
 def _reasons(axes: Axes, told: Mapping[str, Any]) -> None:
     """Bars: records that failed, by reason."""
     _bars(axes, told, "reasons", "records")

@@ -23,8 +23,7 @@ from neggen_jax.generation.inspection import inspect as inspecting
 from neggen_jax.generation.inspection import summary as figures_of
 from neggen_jax.generation.inspection.inspect import inspect, read
 from neggen_jax.generation.inspection.page import drawn as headline
-from neggen_jax.generation.inspection.page import percent
-from neggen_jax.generation.inspection.summary import summary
+from neggen_jax.generation.inspection.summary import percent, summary
 from neggen_jax.generation.records import Alternative, Record
 from neggen_jax.generation.sets.encode import encode
 
@@ -354,7 +353,7 @@ def test_the_terminal_is_told_the_same(directory):
     lines = figures_of.lines(figures)
     assert lines[0].split() == ["text", "image"]
     assert lines[1].split() == ["records", "41", "41"]
-    assert lines[2].split() == ["accepted", "36", "41"]
+    assert lines[2].split() == ["accepted", "36", "(87.8%)", "41", "(100.0%)"]
     assert "text failed" in "\n".join(lines)
     ratio = figures["balance"]["ratio"]
     assert lines[-1].endswith(f"{ratio:.2f}")
@@ -676,4 +675,4 @@ def test_command(directory, tmp_path):
     assert (tmp_path / "page.html").read_text().count("<article") == 3
     *lines, last = done.stdout.splitlines()
     assert last == str(tmp_path / "page.html")
-    assert lines[2].split() == ["accepted", "36", "41"]
+    assert lines[2].split() == ["accepted", "36", "(87.8%)", "41", "(100.0%)"]

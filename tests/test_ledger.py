@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
 from neggen_jax.generation.records import MODALITIES, Alternative, Record
-from neggen_jax.generation.sets import ledger, merging
+from neggen_jax.generation.sets import files, merging
 from neggen_jax.generation.sets.ledger import (
     ACCEPTED,
     FAILED,
@@ -420,7 +420,7 @@ def test_vectors_stay_known_as_long_as_texts_are_the_same(tmp_path):
     complete(tmp_path)
     manifest = merging.merge(tmp_path, "digest")
     assert "encoding" not in manifest
-    ledger.write_json(
+    files.write_json(
         tmp_path / "manifest.json", {**manifest, "encoding": {"dim": 3}}
     )
     assert merging.merge(tmp_path, "digest")["encoding"] == {"dim": 3}

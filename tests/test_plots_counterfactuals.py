@@ -1,7 +1,5 @@
 """Figures of a set: what is drawn is what the summary holds."""
 
-import io
-
 import numpy as np
 import pytest
 
@@ -118,16 +116,6 @@ def test_what_there_is_not_has_no_panel():
     }
     assert plots.panels(make_figures(**nothing)) == {}
     assert plots.panels({"modalities": {}}) == {}
-
-
-@pytest.mark.parametrize("parts", [{}, {"reasons": {}}])
-def test_all_panels_in_one_figure(parts):
-    figure = plots.overview(make_figures(**parts), r"rule of $\frac{1$")
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == list(plots.panels(make_figures(**parts)))
-    stream = io.BytesIO()
-    figure.savefig(stream)
-    assert stream.getvalue().startswith(b"\x89PNG")
 
 
 def test_legends_hide_nothing():

@@ -140,9 +140,10 @@ def test_the_file_belongs_to_the_package():
     root = pathlib.Path(__file__).parents[1]
     settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
     data = settings["tool"]["setuptools"]["package-data"]
-    (pattern,) = data["neggen_jax.generation"]
-    files = (root / "neggen_jax/generation").glob(pattern)
-    assert {"prompts.toml", "words.toml"} == {path.name for path in files}
+    room = root / "neggen_jax/generation"
+    files = [p for at in data["neggen_jax.generation"] for p in room.glob(at)]
+    known = {"prompts.toml", "words.toml", "page.css"}
+    assert {path.name for path in files} == known
 
 
 def test_examples_are_json():

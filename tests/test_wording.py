@@ -30,10 +30,10 @@ def test_nothing_is_lost_between_two_texts(before, after):
     assert all(words for _, words in pieces)
     kinds = [kind for kind, _ in pieces]
     assert all(a != b for a, b in itertools.pairwise(kinds))
-    # A space that both sides of a change end in is no part of it.
+    # A space that both sides of a change begin with is no part of it.
     for (kind, old), (other, new) in itertools.pairwise(pieces):
-        if (kind, other) == (OLD, NEW) and old[-1].isspace():
-            assert old[-1] != new[-1]
+        if (kind, other) == (OLD, NEW) and old[0].isspace():
+            assert old[0] != new[0]
     if before == after:
         assert kinds in ([], [SAME])
 
@@ -61,7 +61,7 @@ def test_nothing_is_lost_between_two_texts(before, after):
         (
             "a big red dress",
             "a dress",
-            [(SAME, "a "), (OLD, "big red "), (SAME, "dress")],
+            [(SAME, "a"), (OLD, " big red"), (SAME, " dress")],
         ),
         (
             "red dress of oak",
@@ -117,6 +117,15 @@ def test_texts_without_anything_in_common_take_no_time():
     assert time.monotonic() - begun < 10
 
 
+def test_a_mask_in_a_long_description_takes_no_time():
+    long = "red and " * 20_000
+    masks = "[MASK_1] and " * 300
+    begun = time.monotonic()
+    made = record(long, masks + "blue", colour="red")
+    assert masked(made)[0] == ("[MASK_1]", "colour")
+    assert time.monotonic() - begun < 5
+
+
 def record(description, masked, **attributes):
     return Record(
         0,
@@ -162,6 +171,10 @@ def record(description, masked, **attributes):
             record("red wool", "[MASK_2] [MASK_1]", stuff="wool", colour="red"),
             [("red", "colour"), (" ", ""), ("wool", "stuff")],
         ),
+        (
+            record("A red dress", "A [MASK_2] dress", colour="red"),
+            [("A ", ""), ("red", ""), (" dress", "")],
+        ),
         (record("a dress", "a dress"), [("a dress", "")]),
     ],
 )
@@ -173,9 +186,7 @@ def test_masks_are_found_in_the_description(made, expected):
     "made",
     [
         record("A red dress", "One [MASK_1] dress", colour="red"),
-        record("A red dress", "A [MASK_2] dress", colour="red"),
         record("A red dress", "A [MASK_1] scarf", colour="red"),
-        record("A red dress", "A [MASK_1]", colour="red"),
         record("red", "red[MASK_1]", colour="blue"),
     ],
 )

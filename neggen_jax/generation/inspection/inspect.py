@@ -1,16 +1,14 @@
 """A page to look at: what was written of some items, and figures of all.
 
 `launch/inspect_records.py` calls `inspect`. A set that is being written can
-be looked at, too. Figures are made in `summary.py`, drawn in
-`plots_counterfactuals.py`, and laid out in `page_html.py`; here is what they
-are given.
+be looked at, too. Figures are made in `summary.py` and laid out in `page.py`;
+here is what they are given.
 """
 
 from __future__ import annotations
 
 import array
 import functools
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -22,13 +20,14 @@ import numpy as np
 from neggen_jax.catalog import Catalog, Counterfactuals
 from neggen_jax.data import counterfactuals as sets
 from neggen_jax.data import store
-from neggen_jax.data.images import open_image
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
-from neggen_jax.generation.inspection import page_html, summary
+from neggen_jax.generation.backends import RequestError
+from neggen_jax.generation.backends.pictures import data_url
+from neggen_jax.generation.inspection import page, summary
 from neggen_jax.generation.inspection.page import Page, Shown
 from neggen_jax.generation.records import Record
-from neggen_jax.generation.sets import ledger, merging
+from neggen_jax.generation.sets import files, merging
 
 # Longer side of a picture, in pixels.
 THUMBNAIL = 320
@@ -80,11 +79,11 @@ def inspect(
         raise InputError(
             "A page cannot show so many items.", expected=">= 0", found=items
         )
-    page = _collect(directory, path, items, seed)
+    content = _collect(directory, path, items, seed)
     target = Path(output) if output else path / "inspect.html"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        page_html.write(page, target)
+        target.write_text(page.render(content), "utf-8")
     except OSError as error:
         raise InputError(
             "The page cannot be written.",
@@ -92,7 +91,7 @@ def inspect(
             found=error.strerror,
             fix="name another file with --output",
         ) from error
-    return target, page.figures
+    return target, content.figures
 
 
 def read(path: Path) -> Iterator[tuple[Path, int, Record]]:
@@ -189,14 +188,8 @@ def _settings(directory: Path, path: Path, source: str) -> dict[str, Any]:
         settings = sets.read_manifest(directory, path.name)
     else:
         for file in sorted(path.glob("shard-*-of-*.json"))[:1]:
-            settings = ledger.read_json(file)
-    if settings.get("source", source) != source:
-        raise InputError(
-            "The set was made of other items.",
-            where=path,
-            expected="records of the items that the dataset has now",
-            fix="generate it again, or prepare the dataset as it was",
-        )
+            settings = files.read_json(file)
+    files.check_source(path, settings, source)
     return settings
 
 
@@ -285,29 +278,21 @@ class _Index:
 
 
 def _show(catalog: Catalog, index: _Index, item: int) -> Shown:
-    found = index.of(item)
-    title, picture, trouble, file = "", b"", "", ""
-    if catalog.records is not None:
-        title = catalog.records.titles[item]
-        if catalog.records.images[item]:
-            file = os.path.join(
-                catalog.records.image_root, catalog.records.images[item]
-            )
-            picture, trouble = _thumbnail(file)
-    return Shown(item, found[0].id, title, picture, file, trouble, found)
-
-
-def _thumbnail(file: str) -> tuple[bytes, str]:
-    """A small JPEG, or why there is none."""
-    try:
-        image = open_image(file, (THUMBNAIL, THUMBNAIL))
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=80)
-    except Exception as error:  # decoders raise all kinds of errors
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        return b"", f"The picture cannot be read: {reason}"
-    return stream.getvalue(), ""
+    found, known = index.of(item), catalog.records
+    title, picture, trouble = "", "", ""
+    if known is not None:
+        title = known.titles[item]
+        if known.images[item]:
+            file = os.path.join(known.image_root, known.images[item])
+            try:
+                picture = data_url(file, THUMBNAIL, 80)
+            except RequestError as error:
+                # A page may be sent away: it names no file of this machine.
+                cause = error.__cause__
+                reason = getattr(cause, "strerror", None)
+                reason = reason or type(cause).__name__
+                trouble = f"The picture cannot be read: {reason}"
+    return Shown(item, found[0].id, title, picture, trouble, found)
 
 
 def _told(value: Any) -> str:

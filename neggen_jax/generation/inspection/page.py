@@ -1,6 +1,8 @@
-"""What a page about a counterfactual set says, however it is laid out.
+"""A page about a counterfactual set, as one HTML file.
 
-Filled by `inspect.py`; laid out by `page_html.py`.
+Nothing is loaded from anywhere: style and pictures are in the file, there are
+no scripts, and a policy in the file forbids both. Whatever a catalogue or a
+model wrote is escaped.
 """
 
 from __future__ import annotations
@@ -8,10 +10,42 @@ from __future__ import annotations
 import base64
 import collections
 import dataclasses
+import html
+import importlib.resources
+import io
+import re
 from typing import Any
 
-from neggen_jax.generation.records import MODALITIES, Record
-from neggen_jax.generation.sets import merging
+from neggen_jax import plots_counterfactuals
+from neggen_jax.generation.inspection import summary, wording
+from neggen_jax.generation.records import Alternative, Record
+from neggen_jax.generation.sets.merging import reason_kind
+
+_DPI = 144
+_FEW = 20  # failures that need not be unfolded
+# Signs that are not text: HTML forbids them, or they turn what follows
+# around.
+_UNWANTED = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+    "\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"
+)
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_FRAME = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Counterfactuals {title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Counterfactuals {title}</h1>
+{body}
+</body>
+</html>
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +56,15 @@ class Shown:
       item: index of the item.
       id: the source's own identifier.
       title: of the item; "" where there is none.
-      picture: JPEG; b"" where there is none.
-      picture_file: where it is; "" where there is none.
-      trouble: why the picture cannot be shown; "" if it can, or there is none.
+      picture: as a data URL; "" where there is none to be seen.
+      trouble: why a picture cannot be seen; "" if it can, or there is none.
       records: of the item, by modality.
     """
 
     item: int
     id: str
     title: str
-    picture: bytes
-    picture_file: str
+    picture: str
     trouble: str
     records: tuple[Record, ...]
 
@@ -65,151 +97,213 @@ class Page:
     failures: tuple[Record, ...]
 
 
-def data_url(data: bytes, kind: str) -> str:
-    """A picture as a part of the page itself."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Figures by modality.
-
-    Returns:
-      Rows; the first holds the modalities, the first of each row its label.
-    """
-    told = figures["modalities"]
-    names = [m for m in MODALITIES if m in told]
-    return [
-        ("", *names),
-        *(
-            (label, *(tell(told[name]) for name in names))
-            for label, tell in _ROWS
-        ),
+def render(page: Page) -> str:
+    """The page as HTML."""
+    own = importlib.resources.files("neggen_jax.generation.inspection")
+    parts = [
+        *(f'<p class="note">{_text(note)}</p>' for note in page.notes),
+        _tiles(page),
+        _table(page),
+        _plots(page),
+        _about(page),
+        _items(page),
+        _failures(page),
     ]
+    return _FRAME.format(
+        policy=_POLICY,
+        title=_text(page.title),
+        style=own.joinpath("page.css").read_text("utf-8"),
+        body="\n".join(part for part in parts if part),
+    )
 
 
-def headlines(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(figure, what it is, in full) of the whole set, the first to be seen."""
+def _text(words: str) -> str:
+    """What anybody may have written, as text and nothing else."""
+    return html.escape(_UNWANTED.sub("\ufffd", words))
+
+
+def _tiles(page: Page) -> str:
     found = [
-        (
-            percent(figures["rate"]),
-            "accepted",
-            f"{figures['accepted']:,} of {figures['records']:,} records",
-        )
+        f'<div class="tile"><b>{_text(figure)}</b><span>{_text(what)}</span>'
+        f'<span class="faint">{_text(full)}</span></div>'
+        for figure, what, full in summary.headlines(page.figures)
     ]
-    sizes = figures["items"]
-    if sizes:
-        most = max(sizes, key=int)
-        kind = "with counterfactuals"
-        if most == "2":
-            kind = "with counterfactuals of both modalities"
-        rest = sum(sizes.values()) - sizes[most]
-        told = f"{rest:,} more with one of them" if rest else ""
-        found.append((f"{sizes[most]:,}", f"items {kind}", told))
-    requests = figures["attempts"]
-    if requests > figures["records"]:  # not of a writer that asks nobody
-        each = requests / max(1, figures["records"])
-        found.append(
-            (f"{each:.2f}", "requests a record", f"{requests:,} in all")
-        )
-    balance = figures["balance"]
-    if balance and balance["ratio"] is not None:
-        moved = ", ".join(
-            f"{m} {d:.3f}" for m, d in balance["distance"].items()
-        )
-        found.append(
-            (
-                f"{balance['ratio']:.2f}",
-                "balance of the modalities",
-                f"mean cosine distance: {moved}",
-            )
-        )
-    return found
+    return f'<div class="tiles">{"".join(found)}</div>'
 
 
-def drawn(content: Page) -> str:
+def _table(page: Page) -> str:
+    first, *rest = summary.table(page.figures)
+    head = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in first)
+    body = "".join(
+        f'<tr><th scope="row">{_text(row[0])}</th>'
+        + "".join(f"<td>{_text(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rest
+    )
+    return (
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        '<p class="faint">Means, and in brackets the range of the middle '
+        "90 in 100.</p>"
+    )
+
+
+def _plots(page: Page) -> str:
+    found = ""
+    for title, figure in plots_counterfactuals.panels(page.figures).items():
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=_DPI)
+        data = base64.b64encode(stream.getvalue()).decode()
+        url = f"data:image/png;base64,{data}"
+        found += f'<img alt="{_text(title)}" src="{url}">'
+    return f'<div class="plots">{found}</div>'
+
+
+def _about(page: Page) -> str:
+    found = [
+        f"<dt>{_text(label)}</dt><dd>{_text(value)}</dd>"
+        for label, value in page.about
+    ]
+    if not found:
+        return ""
+    return (
+        "<details><summary>How the set was made</summary>"
+        f"<dl>{''.join(found)}</dl></details>"
+    )
+
+
+def _items(page: Page) -> str:
+    if not page.items:
+        return ""
+    pictures = any(shown.picture or shown.trouble for shown in page.items)
+    return "\n".join(
+        [
+            f"<h2>{drawn(page)}</h2>",
+            '<p class="faint">In descriptions, <mark>what is masked</mark>; '
+            "in counterfactuals, <del>what was</del> <ins>what is put "
+            "instead</ins>.</p>",
+            *(_item(shown, pictures) for shown in page.items),
+        ]
+    )
+
+
+def drawn(page: Page) -> str:
     """Headline of the items that are shown."""
-    failed = sum(shown.failed for shown in content.items)
-    number = len(content.items)
+    failed = sum(shown.failed for shown in page.items)
+    number = len(page.items)
     some = f"{number:,} random item" + ("" if number == 1 else "s")
     if failed:
         some += (
-            f", {failed:,} of them from the {content.having_failed:,} "
-            "that failed"
+            f", {failed:,} of them from the {page.having_failed:,} that failed"
         )
     return some
 
 
-def by_reason(content: Page) -> list[tuple[str, int, list[Record]]]:
-    """(kind of reason, how many records, those that are listed), most first."""
-    counts: collections.Counter[str] = collections.Counter()
-    for about in content.figures["modalities"].values():
-        counts.update(about["reasons"])
-    found: dict[str, list[Record]] = {kind: [] for kind in counts}
-    for record in content.failures:
-        found[merging.reason_kind(record.error)].append(record)
-    return [(kind, n, found[kind]) for kind, n in counts.most_common()]
-
-
-def listed(content: Page) -> str:
-    """Headline of the failed records."""
-    total, number = content.figures["failed"], len(content.failures)
-    if number < total:
-        return f"{number:,} of {total:,} failed records, of all kinds"
-    return f"{total:,} failed record" + ("" if total == 1 else "s")
-
-
-def percent(share: float | None) -> str:
-    """A share as a person reads it."""
-    if share is None:
-        return "-"
-    text = f"{100 * share:.1f}%"
-    # Rounding hides neither the last failure nor the first success.
-    if text == "100.0%" and share < 1:
-        return "> 99.9%"
-    return "< 0.1%" if text == "0.0%" and share > 0 else text
-
-
-def _of(part: str, whole: str) -> Any:
-    def tell(about: dict[str, Any]) -> str:
-        total = about[whole]
-        share = percent(about[part] / total) if total else "-"
-        return f"{about[part]:,} ({share})"
-
-    return tell
-
-
-def _sizes(about: dict[str, Any]) -> str:
-    sizes = about["attributes_changed"]
-    total = sum(sizes.values())
-    return ", ".join(
-        f"{size}: {percent(n / total)}" for size, n in sizes.items()
+def _item(shown: Shown, pictures: bool) -> str:
+    title = _text(shown.title) or '<span class="faint">without a title</span>'
+    if shown.picture:
+        # The title stands beside it: nothing is told twice.
+        picture = f'<img alt="" src="{shown.picture}" loading="lazy">'
+    else:
+        trouble = _text(shown.trouble) or "no picture"
+        picture = f'<div class="blank faint">{trouble}</div>'
+    return "\n".join(
+        [
+            f'<article class="item{"" if pictures else " plain"}">',
+            f'<header><h3 dir="auto">{title}</h3>'
+            f'<span class="faint">item {shown.item}, '
+            f"<bdi>{_text(shown.id)}</bdi></span></header>",
+            f"<figure>{picture}</figure>" if pictures else "",
+            "<div>",
+            *(_record(record) for record in shown.records),
+            "</div>",
+            "</article>",
+        ]
     )
 
 
-def _spread(name: str, inner: str = "") -> Any:
-    def tell(about: dict[str, Any]) -> str:
-        found = about[name]
-        if found and inner:
-            found = found[inner]
-        if not found:
-            return "-"
-        low, high = found["quantiles"]["5"], found["quantiles"]["95"]
-        return f"{found['mean']:.2f} ({low:.2f} to {high:.2f})"
+def _record(record: Record) -> str:
+    parts = [f"<h4>{_text(record.modality)}</h4>"]
+    pieces = wording.masked(record)
+    if record.description:
+        if "".join(said for said, _ in pieces) != record.description:
+            parts.append(_paragraph(_text(record.description)))
+            parts.append("<h4>masked</h4>")
+        words = [
+            f"<mark>{_text(said)} <small>{_text(name)}</small></mark>"
+            if name
+            else _text(said)
+            for said, name in pieces
+        ]
+        parts.append(_paragraph("".join(words)))
+    if not record.accepted:
+        parts.append(
+            f'<p class="reason" dir="auto">Failed: {_text(record.error)}</p>'
+        )
+        if record.attempts:
+            times = "request" if record.attempts == 1 else "requests"
+            parts.append(f'<p class="faint">{record.attempts} {times}</p>')
+        return f'<section class="failed">{"".join(parts)}</section>'
+    several = len(record.negatives) > 1
+    for number, made in enumerate(record.negatives, 1):
+        label = f"counterfactual {number}" if several else "counterfactual"
+        parts.append(f"<h4>{label}</h4>")
+        parts.append(_alternative(record, made))
+    return f"<section>{''.join(parts)}</section>"
 
-    return tell
+
+def _alternative(record: Record, made: Alternative) -> str:
+    tags = {wording.SAME: "{}", wording.OLD: "<del>{}</del>"}
+    tags[wording.NEW] = "<ins>{}</ins>"
+    words = "".join(
+        tags[kind].format(_text(said))
+        for kind, said in wording.difference(record.description, made.text)
+    )
+    changes = "".join(
+        f"<li><bdi>{_text(name)}: <del>{_text(old)}</del> &rarr; "
+        f"<ins>{_text(new)}</ins></bdi></li>"
+        for name, (old, new) in made.changes.items()
+    )
+    return f'{_paragraph(words)}<ul class="changes">{changes}</ul>'
 
 
-# Label of a figure of a modality, and how it is told.
-_ROWS = (
-    ("records", lambda about: f"{about['records']:,}"),
-    ("accepted", _of("accepted", "records")),
-    ("counterfactuals", lambda about: f"{about['counterfactuals']:,}"),
-    ("attributes changed at once", _sizes),
-    ("share of words changed", _spread("words_changed")),
-    ("cosine with its counterfactual", _spread("similarity")),
-    ("cosine of two random items", _spread("similarity", "items")),
-    ("different counterfactuals", _of("different", "counterfactuals")),
-    ("different descriptions", _of("different_descriptions", "described")),
-    ("same as the description", lambda about: f"{about['unchanged']:,}"),
-    ("twice for one item", lambda about: f"{about['repeated']:,}"),
-)
+def _paragraph(words: str) -> str:
+    return f'<p class="words" dir="auto">{words}</p>'
+
+
+def _failures(page: Page) -> str:
+    total, number = page.figures["failed"], len(page.failures)
+    if not number:
+        return ""
+    headline = f"{total:,} failed record" + ("" if total == 1 else "s")
+    if number < total:
+        headline = f"{number:,} of {total:,} failed records, of all kinds"
+    counts: collections.Counter[str] = collections.Counter()
+    for about in page.figures["modalities"].values():
+        counts.update(about["reasons"])
+    found: dict[str, list[Record]] = {kind: [] for kind in counts}
+    for record in page.failures:
+        found[reason_kind(record.error)].append(record)
+    return f"<h2>{headline}</h2>" + "\n".join(
+        _reason(kind, count, found[kind], number <= _FEW)
+        for kind, count in counts.most_common()
+    )
+
+
+def _reason(kind: str, count: int, some: list[Record], shown: bool) -> str:
+    """Records that failed for one kind of reason."""
+    rows = "".join(
+        f"<tr><td>item {record.item}, <bdi>{_text(record.id)}</bdi></td>"
+        f"<td>{_text(record.modality)}</td>"
+        # The kind is said already.
+        f'<td dir="auto">{_text(record.error) * (record.error != kind)}</td>'
+        "</tr>"
+        for record in some
+    )
+    more = count - len(some)
+    told = f'<p class="faint">and {more:,} more</p>' if more else ""
+    return (
+        f'<details class="kind"{" open" if shown else ""}>'
+        f'<summary><span class="reason">{_text(kind)}</span> '
+        f"{count:,}</summary>"
+        f'<table class="wide"><tbody>{rows}</tbody></table>{told}</details>'
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import collections
-import dataclasses
 import hashlib
 import random
 from collections.abc import Iterable
@@ -70,27 +69,71 @@ def summary(
     }
 
 
+def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Figures by modality.
+
+    Returns:
+      Rows; the first holds the modalities, the first of each row its label.
+    """
+    told = figures["modalities"]
+    names = [m for m in MODALITIES if m in told]
+    return [
+        ("", *names),
+        *(
+            (label, *(tell(told[name]) for name in names))
+            for label, tell in _ROWS
+        ),
+    ]
+
+
+def headlines(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(figure, what it is, in full) of the whole set, the first to be seen."""
+    found = [
+        (
+            percent(figures["rate"]),
+            "accepted",
+            f"{figures['accepted']:,} of {figures['records']:,} records",
+        )
+    ]
+    sizes = figures["items"]
+    if sizes:
+        most = max(sizes, key=int)
+        kind = "with counterfactuals"
+        if most == "2":
+            kind = "with counterfactuals of both modalities"
+        rest = sum(sizes.values()) - sizes[most]
+        told = f"{rest:,} more with one of them" if rest else ""
+        found.append((f"{sizes[most]:,}", f"items {kind}", told))
+    requests = figures["attempts"]
+    if requests > figures["records"]:  # not of a writer that asks nobody
+        each = requests / max(1, figures["records"])
+        found.append(
+            (f"{each:.2f}", "requests a record", f"{requests:,} in all")
+        )
+    balance = figures["balance"]
+    if balance and balance["ratio"] is not None:
+        moved = ", ".join(
+            f"{m} {d:.3f}" for m, d in balance["distance"].items()
+        )
+        found.append(
+            (
+                f"{balance['ratio']:.2f}",
+                "balance of the modalities",
+                f"mean cosine distance: {moved}",
+            )
+        )
+    return found
+
+
 def lines(figures: dict[str, Any]) -> list[str]:
-    """The figures of `summary` as a table for the terminal."""
+    """The figures of `summary` for the terminal."""
     told = figures["modalities"]
     if not told:
         return []
-    rows = [("", *told)]
-    rows += [
-        (label, *(_cell(told[modality], name) for modality in told))
-        for label, name in (
-            ("records", "records"),
-            ("accepted", "accepted"),
-            ("acceptance rate", "rate"),
-            ("counterfactuals", "counterfactuals"),
-            ("different texts", "different"),
-            ("words changed", "words_changed"),
-            ("similarity", "similarity"),
-        )
-    ]
-    width = max((len(cell) for row in rows for cell in row[1:]), default=0) + 2
+    rows = table(figures)
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     out = [
-        f"{row[0]:<18}" + "".join(f"{cell:>{width}}" for cell in row[1:])
+        row[0].ljust(widths[0]) + "".join(map(str.rjust, row[1:], widths[1:]))
         for row in rows
     ]
     for modality, about in told.items():
@@ -103,67 +146,43 @@ def lines(figures: dict[str, Any]) -> list[str]:
     return out
 
 
-def _cell(about: dict[str, Any], name: str) -> str:
-    value = about[name]
-    if isinstance(value, dict):
-        value = value["mean"]
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+class _Counts(merging.Counts):
+    """What is counted of one modality, and a sample of its texts."""
 
-
-@dataclasses.dataclass
-class _Counts:
-    """What is counted of one modality."""
-
-    seed: int
-    records: int = 0
-    accepted: int = 0
-    attempts: int = 0
-    negatives: int = 0
-    described: int = 0
-    unchanged: int = 0
-    repeated: int = 0
-
-    def __post_init__(self) -> None:
-        self.reasons: collections.Counter[str] = collections.Counter()
-        self.changed: collections.Counter[str] = collections.Counter()
+    def __init__(self, seed: int):
+        super().__init__()
+        self.described = self.unchanged = self.repeated = 0
         self.sizes: collections.Counter[int] = collections.Counter()
         self.items = array.array("q")
         self._texts, self._descriptions = bytearray(), bytearray()
-        self._random = random.Random(self.seed)
+        self._random = random.Random(seed)
         self._sample: list[tuple[str, str]] = []
 
     def add(self, record: Record) -> None:
         """Counts one record."""
-        self.records += 1
-        self.attempts += record.attempts
+        before = self.negatives
+        super().add(record)
         if record.description:
             self.described += 1
             self._descriptions += _hashed(record.description)
-        if not record.accepted:
-            self.reasons[merging.reason_kind(record.error)] += 1
-            return
-        self.accepted += 1
-        self.items.append(record.item)
+        if record.accepted:
+            self.items.append(record.item)
         said = [_plain(record.description)]
-        for made in record.negatives:
-            self.negatives += 1
+        for place, made in enumerate(record.negatives, 1):
             self.sizes[len(made.changes)] += 1
-            self.changed.update(made.changes.keys())
             text = _plain(made.text)
             self.unchanged += text == said[0]
             self.repeated += text in said[1:]
             said.append(text)
             self._texts += _hashed(made.text)
-            self._draw(record.description, made.text)
+            self._draw(record.description, made.text, before + place)
 
-    def _draw(self, description: str, text: str) -> None:
-        """Keeps a random sample of all pairs there have been."""
+    def _draw(self, description: str, text: str, number: int) -> None:
+        """Keeps a random sample of the `number` pairs there have been."""
         if len(self._sample) < SAMPLE:
             self._sample.append((description, text))
             return
-        place = self._random.randrange(self.negatives)
+        place = self._random.randrange(number)
         if place < SAMPLE:
             self._sample[place] = description, text
 
@@ -275,3 +294,63 @@ def _hashed(text: str) -> bytes:
 
 def _different(hashes: bytearray) -> int:
     return len(np.unique(np.frombuffer(bytes(hashes), np.uint64)))
+
+
+# -- in words ------------------------------------------------------------------
+
+
+def percent(share: float | None) -> str:
+    """A share as a person reads it."""
+    if share is None:
+        return "-"
+    text = f"{100 * share:.1f}%"
+    # Rounding hides neither the last failure nor the first success.
+    if text == "100.0%" and share < 1:
+        return "> 99.9%"
+    return "< 0.1%" if text == "0.0%" and share > 0 else text
+
+
+def _of(part: str, whole: str) -> Any:
+    def tell(about: dict[str, Any]) -> str:
+        total = about[whole]
+        share = percent(about[part] / total) if total else "-"
+        return f"{about[part]:,} ({share})"
+
+    return tell
+
+
+def _sizes(about: dict[str, Any]) -> str:
+    sizes = about["attributes_changed"]
+    total = sum(sizes.values())
+    return ", ".join(
+        f"{size}: {percent(n / total)}" for size, n in sizes.items()
+    )
+
+
+def _spread(name: str, inner: str = "") -> Any:
+    def tell(about: dict[str, Any]) -> str:
+        found = about[name]
+        if found and inner:
+            found = found[inner]
+        if not found:
+            return "-"
+        low, high = found["quantiles"]["5"], found["quantiles"]["95"]
+        return f"{found['mean']:.2f} ({low:.2f} to {high:.2f})"
+
+    return tell
+
+
+# Label of a figure of a modality, and how it is told.
+_ROWS = (
+    ("records", lambda about: f"{about['records']:,}"),
+    ("accepted", _of("accepted", "records")),
+    ("counterfactuals", lambda about: f"{about['counterfactuals']:,}"),
+    ("attributes changed at once", _sizes),
+    ("share of words changed", _spread("words_changed")),
+    ("cosine with its counterfactual", _spread("similarity")),
+    ("cosine of two random items", _spread("similarity", "items")),
+    ("different counterfactuals", _of("different", "counterfactuals")),
+    ("different descriptions", _of("different_descriptions", "described")),
+    ("same as the description", lambda about: f"{about['unchanged']:,}"),
+    ("twice for one item", lambda about: f"{about['repeated']:,}"),
+)

@@ -12,9 +12,7 @@ texts and vectors; the records stay in their file.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -29,6 +27,7 @@ from neggen_jax.data.counterfactuals import Counterfactuals, Rewritten
 from neggen_jax.data.encoders import Encoder, Tfidf, untracked
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
+from neggen_jax.generation.sets import files
 from neggen_jax.generation.sets.texts import DESCRIPTION, Texts, survey
 
 # Texts that an encoder learns from, and those it is given at a time after.
@@ -36,14 +35,6 @@ _SAMPLE, _BLOCK = Tfidf.sample, 8_192
 _ROWS = 8_192  # rows of an array that are written at a time
 _CHECKED = 64  # texts that show whether two encoders are the same
 _PARTIAL = ".encoding"
-_DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EROFS,
-    errno.EACCES,
-)
 
 
 def encode(
@@ -92,13 +83,7 @@ def encode(
     path = sets.locate(directory, set_name)
     manifest = sets.read_manifest(directory, set_name)
     source = store.items_digest(described)
-    if manifest.get("source", source) != source:
-        raise InputError(
-            "The counterfactuals were made of other items.",
-            where=path,
-            expected="records of the items that the dataset has now",
-            fix="generate them again, or prepare the dataset as it was",
-        )
+    files.check_source(path, manifest, source)
     kind = features.encoder_of("text", encoder, dim, batch_size, seed)
     texts = survey(path, described["num_items"], manifest)
     other = _other(directory, like, described) if like else None
@@ -126,7 +111,8 @@ def encode(
         del vectors, made
         for file in known["sha256"]:
             (partial / file).replace(path / file)
-        _write_manifest(path, {**manifest, "encoding": known})
+        manifest = {**manifest, "encoding": known}
+        files.write_json(path / sets.MANIFEST, manifest)
     return sets.read(directory, set_name, texts.num_items, source)
 
 
@@ -294,18 +280,10 @@ def _writing(path: Path) -> Iterator[Path]:
     """A folder for what is not yet complete; it is gone afterwards."""
     partial = path / _PARTIAL
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise InputError(
-            "The vectors could not be written.",
-            where=path,
-            found=error.strerror,
-            fix="free some space, and encode again",
-        ) from error
+        with files.disk(path, "vectors"):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -333,10 +311,3 @@ def _about(made: Counterfactuals, texts: Texts) -> dict[str, Any]:
         "fingerprint": made.fingerprint,
         "sha256": sums,
     }
-
-
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    partial = path / _PARTIAL / sets.MANIFEST
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    partial.write_text(text + "\n", "utf-8")
-    partial.replace(path / sets.MANIFEST)

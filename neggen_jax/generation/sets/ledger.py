@@ -1,6 +1,6 @@
 """Records of a counterfactual set on disk: resumable, sharded, merged.
 
-`counterfactuals.py` writes what it gets into a `Ledger`, one for each shard
+`generate.py` writes what it gets into a `Ledger`, one for each shard
 of the items, and merges the ledgers when all are complete. Files of a set:
 
     shard-<i>-of-<n>.json      settings: all that shapes the records
@@ -18,9 +18,7 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
-import errno
 import fcntl
-import json
 import os
 import re
 import socket
@@ -31,15 +29,14 @@ from typing import Any, BinaryIO
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
 from neggen_jax.generation.records import Record
-
-_DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EROFS,
-    errno.EACCES,
+from neggen_jax.generation.sets.files import (
+    check_same,
+    disk,
+    read_json,
+    replacing,
+    write_json,
 )
+
 # State of a task.
 OPEN, ACCEPTED, FAILED = 0, 1, 2
 
@@ -132,7 +129,7 @@ class Ledger:
         try:
             with disk(self.directory):
                 self.directory.mkdir(parents=True, exist_ok=True)
-                self._files.enter_context(locked(self.directory, self.shard))
+                self._files.enter_context(_locked(self.directory, self.shard))
                 self._check_settings()
                 self._file: BinaryIO = self._files.enter_context(
                     self.path.open("a+b", buffering=0)
@@ -275,34 +272,8 @@ class Ledger:
             )
 
 
-def check_same(
-    where: Path, known: Mapping[str, Any], ours: Mapping[str, Any]
-) -> None:
-    """Refuses settings that differ from those of records that are there.
-
-    Args:
-      where: the known settings are from.
-      known: what the records were written with.
-      ours: what they would be written with now.
-
-    Raises:
-      InputError: naming what differs.
-    """
-    for name in dict.fromkeys((*known, *ours)):
-        one, other = known.get(name), ours.get(name)
-        if one != other:
-            raise InputError(
-                f"The set was begun with another setting of {name!r}.",
-                where=where,
-                expected=json.dumps(one, ensure_ascii=False),
-                found=json.dumps(other, ensure_ascii=False),
-                fix="go on with the setting it was begun with, or name "
-                "another --set",
-            )
-
-
 @contextlib.contextmanager
-def locked(directory: Path, shard: Shard) -> Iterator[None]:
+def _locked(directory: Path, shard: Shard) -> Iterator[None]:
     """Keeps a shard from being written by two processes at once.
 
     The system gives the lock back when a process ends, however it ends.
@@ -329,60 +300,3 @@ def locked(directory: Path, shard: Shard) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file that becomes `path` at the end, if there was no error."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turns what a disk refuses into an `InputError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise InputError(
-            "The records could not be written; those there are, stay.",
-            where=path,
-            found=error.strerror,
-            fix="free some space, and run the same command again",
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object.
-
-    Raises:
-      InputError: if it is none.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError(f"{type(value).__name__} instead of an object")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "The settings of a shard cannot be read.",
-            where=path,
-            found=error,
-            fix="name another --set, or bring the file back",
-        ) from error
-    return value
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes an object, whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    with replacing(path) as file:
-        file.write(f"{text}\n".encode())

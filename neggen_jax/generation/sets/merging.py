@@ -6,10 +6,10 @@ which reads what is written here.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from neggen_jax.data.counterfactuals import MANIFEST, RECORDS
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
 from neggen_jax.generation.records import Record
-from neggen_jax.generation.sets import ledger
+from neggen_jax.generation.sets import files
 from neggen_jax.generation.sets.ledger import Ledger, Shard
 
 FORMAT = 1
@@ -29,64 +29,44 @@ _PART = ("shard", "shards")
 
 
 @dataclasses.dataclass
-class Tally:
-    """Counts of records.
+class Counts:
+    """Counts of the records of one modality.
 
     Attributes:
-      accepted: modality -> how many.
-      failed: modality -> how many.
-      negatives: modality -> counterfactuals of the accepted ones.
-      reasons: modality -> kind of reason -> how many.
-      changed: modality -> attribute -> in how many counterfactuals.
+      records: how many.
+      accepted: of them.
       attempts: requests made in all.
+      negatives: counterfactuals.
+      reasons: kind of reason -> how many failed for it.
+      changed: attribute -> in how many counterfactuals.
     """
 
-    accepted: collections.Counter[str] = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    failed: collections.Counter[str] = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    negatives: collections.Counter[str] = dataclasses.field(
-        default_factory=collections.Counter
-    )
-    reasons: dict[str, collections.Counter[str]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(collections.Counter)
-    )
-    changed: dict[str, collections.Counter[str]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(collections.Counter)
-    )
+    records: int = 0
+    accepted: int = 0
     attempts: int = 0
+    negatives: int = 0
+    reasons: Counter[str] = dataclasses.field(default_factory=Counter)
+    changed: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def add(self, record: Record) -> None:
         """Counts one record."""
-        modality = record.modality
+        self.records += 1
+        self.accepted += record.accepted
         self.attempts += record.attempts
-        self.negatives[modality] += len(record.negatives)
-        if record.accepted:
-            self.accepted[modality] += 1
-        else:
-            self.failed[modality] += 1
-            self.reasons[modality][reason_kind(record.error)] += 1
+        self.negatives += len(record.negatives)
+        if not record.accepted:
+            self.reasons[reason_kind(record.error)] += 1
         for made in record.negatives:
-            self.changed[modality].update(made.changes.keys())
+            self.changed.update(made.changes.keys())
 
     def as_json(self) -> dict[str, Any]:
         """As the manifest tells it."""
         return {
-            modality: {
-                "accepted": self.accepted[modality],
-                "failed": self.failed[modality],
-                "counterfactuals": self.negatives[modality],
-                "reasons": dict(
-                    self.reasons[modality].most_common(_MOST_KINDS)
-                ),
-                "changed": dict(
-                    self.changed[modality].most_common(_MOST_KINDS)
-                ),
-            }
-            for modality in records.MODALITIES
-            if self.accepted[modality] + self.failed[modality]
+            "accepted": self.accepted,
+            "failed": self.records - self.accepted,
+            "counterfactuals": self.negatives,
+            "reasons": dict(self.reasons.most_common(_MOST_KINDS)),
+            "changed": dict(self.changed.most_common(_MOST_KINDS)),
         }
 
 
@@ -117,48 +97,42 @@ def merge(directory: Path, source: str) -> dict[str, Any]:
         being written, or the disk is full.
     """
     settings = _settings(directory)
-    if settings[0].get("source") != source:
-        raise InputError(
-            "The set was written of other items.",
-            where=directory,
-            expected=f"items of digest {source}, as the dataset has now",
-            found=settings[0].get("source"),
-            fix="name another --set, or prepare the dataset as it was",
-        )
+    files.check_source(directory, settings[0], source)
     _check_complete(directory, settings)
-    with ledger.disk(directory):
+    with files.disk(directory):
         before = {}
         if (directory / MANIFEST).exists():
-            before = ledger.read_json(directory / MANIFEST)
+            before = files.read_json(directory / MANIFEST)
         # A manifest tells of the records that are there, or is not there.
         (directory / MANIFEST).unlink(missing_ok=True)
-        tally, digest = Tally(), hashlib.sha256()
-        with ledger.replacing(directory / RECORDS) as file:
+        digest = hashlib.sha256()
+        counts = {modality: Counts() for modality in records.MODALITIES}
+        with files.replacing(directory / RECORDS) as file:
             for known in settings:
                 with _open(directory, known) as shard:
                     for line in shard.lines():
-                        tally.add(records.parse(line, shard.path))
+                        record = records.parse(line, shard.path)
+                        counts[record.modality].add(record)
                         digest.update(line)
                         file.write(line)
         manifest = {
             "format": FORMAT,
             **{k: v for k, v in settings[0].items() if k != "shard"},
-            "counts": tally.as_json(),
-            "attempts": tally.attempts,
+            "counts": {m: c.as_json() for m, c in counts.items() if c.records},
+            "attempts": sum(c.attempts for c in counts.values()),
             "records": digest.hexdigest(),
         }
         if before.get("records") == manifest["records"]:
             # The same texts: their vectors are still theirs.
-            known = {k: v for k, v in before.items() if k == "encoding"}
-            manifest |= known
-        ledger.write_json(directory / MANIFEST, manifest)
+            manifest |= {k: before[k] for k in ("encoding",) if k in before}
+        files.write_json(directory / MANIFEST, manifest)
     return manifest
 
 
 def _settings(directory: Path) -> list[dict[str, Any]]:
     """Settings of all shards, in order."""
     paths = sorted(directory.glob("shard-*-of-*.json"))
-    found = [ledger.read_json(path) for path in paths]
+    found = [files.read_json(path) for path in paths]
     if not found:
         raise InputError(
             "There are no shards to merge.",
@@ -179,7 +153,7 @@ def _settings(directory: Path) -> list[dict[str, Any]]:
         )
     for path, known in zip(paths, found, strict=True):
         alike = {**known, "shard": found[0]["shard"]}
-        ledger.check_same(path, found[0], alike)
+        files.check_same(path, found[0], alike)
     return sorted(found, key=lambda known: known["shard"])
 
 
