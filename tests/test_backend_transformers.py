@@ -385,7 +385,7 @@ def test_the_log_counts_tokens(llava, pictures, tmp_path):
     assert by_label["item 3"]["reply_tokens"] == 5
     assert by_label["item 4"]["status"] == "failed"
     assert "context" in by_label["item 4"]["problem"]
-    assert lines[-1]["totals"]["requests"] == backend.totals.requests == 2
+    assert lines[-1]["totals"]["requests"] == backend._log.totals.requests == 2
     assert lines[-1]["totals"]["answered"] == 1
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from neggen_jax.errors import InputError
 from neggen_jax.generation import cost
+from neggen_jax.generation.backends import Reply
 from neggen_jax.generation.backends.request_log import RequestLog
 
 
@@ -13,26 +14,12 @@ def make_log(path, items=10, seconds=0.25):
     """Each item is masked twice, once in vain, and described once."""
     log = RequestLog(path)
     for item in range(items):
-        log.add(
-            f"item {item} image: describe",
-            1,
-            200,
-            2 * seconds,
-            prompt_tokens=700,
-            reply_tokens=50,
-            answered=True,
-        )
-        log.add(f"item {item} text: mask", 1, 500, seconds, problem="HTTP 500")
-        log.add(
-            f"item {item} text: mask",
-            2,
-            200,
-            seconds,
-            prompt_tokens=400,
-            cached_tokens=300,
-            reply_tokens=100,
-            answered=True,
-        )
+        described = Reply("", True, 700, 50)
+        log.add(f"item {item} image: describe", 1, 200, 2 * seconds, described)
+        label = f"item {item} text: mask"
+        masked = Reply("", True, 400, 100, 300)
+        log.add(label, 1, 500, seconds, problem="HTTP 500")
+        log.add(label, 2, 200, seconds, masked)
     log.totals.elapsed = 5.0
     log.close()
 

@@ -42,7 +42,7 @@ class _Neural(Encoder):
             ) from error
         self._path, self._name = self._find()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        with _quiet(), self._named_in_errors():
+        with quiet(), self._named_in_errors():
             self._load()
 
     def fit_transform(self, contents: Sequence[Any]) -> np.ndarray:
@@ -341,7 +341,7 @@ def _plain(size: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps Transformers' own progress bars and reports off the screen."""
     from transformers.utils import logging
 

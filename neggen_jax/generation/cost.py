@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from neggen_jax.errors import InputError, reported
-from neggen_jax.generation.backends.request_log import Totals
+from neggen_jax.generation.backends.request_log import TOKENS, Totals
 
 _COLUMNS = ("requests", "failed", "read", "cached", "written", "seconds")
 _LABEL = re.compile(r"item (\d+) (.+)")
@@ -158,7 +158,7 @@ def _add(sums: Totals, entry: dict[str, Any]) -> None:
     sums.requests += 1
     # An answer has tokens; whatever else is in the line, it has no problem.
     sums.answered += "problem" not in entry
-    for name in ("prompt_tokens", "cached_tokens", "reply_tokens", "seconds"):
+    for name in (*TOKENS, "seconds"):
         setattr(sums, name, getattr(sums, name) + entry.get(name, 0))
 
 

@@ -2,7 +2,13 @@
 
 A backend turns one request into one reply. It batches, limits its
 concurrency, waits and tries again as its kind wants it; whether the words of
-a reply are any good is the business of `replies.py` and `writer.py`.
+a reply are any good is the business of the writers.
+
+    openai.py        any server of OpenAI's chat completions: chat_protocol.py
+                     says what comes back, pacing.py how fast to ask
+    transformers.py  a model in this process: image_text_model.py
+    pictures.py      what models are shown
+    request_log.py   what the requests took
 """
 
 from __future__ import annotations
@@ -10,6 +16,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
+
+from neggen_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +51,14 @@ class Reply:
       finished: False if it was cut at `max_tokens`.
       prompt_tokens: tokens read, 0 where nobody counts them.
       reply_tokens: tokens written.
+      cached_tokens: of those read, what had been read before, if known.
     """
 
     text: str
     finished: bool = True
     prompt_tokens: int = 0
     reply_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class RequestError(Exception):
@@ -82,3 +92,25 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Gives back what it holds."""
+
+
+def check_arguments(
+    backend: str, *rules: tuple[object, str, str, object]
+) -> None:
+    """Refuses arguments of a backend that make no sense.
+
+    Args:
+      backend: its name.
+      *rules: (whether it is right, what, what is expected, what was found).
+
+    Raises:
+      InputError: for the first that is not right.
+    """
+    for right, what, expected, found in rules:
+        if not right:
+            raise InputError(
+                f"The backend {backend!r} cannot work with this.",
+                where=what,
+                expected=expected,
+                found=found,
+            )

@@ -1,6 +1,6 @@
 """OpenAI's chat completions as bytes: what is sent, what came of it.
 
-Used by `backend_openai.py`, which decides what follows. Nothing here raises
+Used by `openai.py`, which decides what follows. Nothing here raises
 for what a server does: whatever comes back is an `Outcome`.
 """
 
@@ -44,7 +44,6 @@ class Outcome:
       reply: if it was answered.
       wait: seconds the server asks to wait, 0 if it does not say.
       code: its word for the error.
-      cached: tokens of the prompt that it had read before, if it says so.
     """
 
     kind: Kind
@@ -53,7 +52,6 @@ class Outcome:
     reply: Reply | None = None
     wait: float = 0.0
     code: str = ""
-    cached: int = 0
 
 
 def to_body(
@@ -97,7 +95,7 @@ def of_body(text: str) -> Outcome:
             for name in ("prompt_tokens", "completion_tokens")
         ]
         details = usage.get("prompt_tokens_details") or {}
-        cached = int(details.get("cached_tokens") or 0)
+        counts.append(int(details.get("cached_tokens") or 0))
         content = _content(message.get("content"))
     except _MALFORMED as error:
         start = " ".join(text[:80].split())
@@ -110,7 +108,7 @@ def of_body(text: str) -> Outcome:
         return Outcome("declined", 200, f"the model declined: {words}")
     finished = bool(content.strip()) and reason != "length"
     reply = Reply(content, finished, *counts)
-    return Outcome("reply", 200, reply=reply, cached=cached)
+    return Outcome("reply", 200, reply=reply)
 
 
 def of_status(error: Any, key: str) -> Outcome:

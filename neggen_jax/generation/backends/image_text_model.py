@@ -1,6 +1,6 @@
 """A model of Transformers that reads pictures and texts, and its words.
 
-Used by `backend_transformers.py`, which decides what is asked together. Only
+Used by `transformers.py`, which decides what is asked together. Only
 what Transformers' Auto classes promise of every such model is relied on.
 """
 
@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neggen_jax.data.encoders_neural import quiet
 from neggen_jax.errors import InputError
 from neggen_jax.generation.backends import Reply, Request, RequestError
 
@@ -53,7 +54,7 @@ class ImageTextModel:
     ):
         self._path = os.fspath(path)
         self.device, self._dtype = _device_of(device, dtype)
-        with _quiet(), self._named_in_errors():
+        with quiet(), self._named_in_errors():
             self._load()
         self._try_out()
 
@@ -304,19 +305,3 @@ def _device_of(device: str, dtype: str) -> tuple[str, Any]:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text; Transformers' go on for pages."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Transformers' own progress bars and reports off the screen."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,6 +1,6 @@
 """Any server that speaks OpenAI's chat completions: vLLM, SGLang, llama.cpp.
 
-One of the backends of `backends.py`, and the way to millions of items: the
+One of the backends, and the way to millions of items: the
 model runs where it runs best, and this asks it, many requests at a time.
 What goes wrong on the way has one of three ends: the request is sent again;
 a `RequestError`, which costs one record; an `InputError`, which ends the run
@@ -16,10 +16,15 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.generation.backends import Reply, Request, RequestError
+from neggen_jax.generation.backends import (
+    Reply,
+    Request,
+    RequestError,
+    check_arguments,
+)
 from neggen_jax.generation.backends.chat_protocol import (
     Outcome,
     of_body,
@@ -29,12 +34,13 @@ from neggen_jax.generation.backends.chat_protocol import (
 )
 from neggen_jax.generation.backends.pacing import Gate, Retry, backoff
 from neggen_jax.generation.backends.pictures import data_url
-from neggen_jax.generation.backends.request_log import RequestLog, Totals
+from neggen_jax.generation.backends.request_log import RequestLog
 
 _INSTALL = "pip install -r requirements-openai.txt"
 _AGAIN = "run the same command again, which goes on where this ended"
 # Tries of a server that has never answered: a wrong address is told soon.
 _FIRST_TRIES = 3
+_QUALITY = 90  # of JPEG files, 1 to 95
 # How often one request may be told to come later while others are answered.
 _MOST_BUSY = 60
 # What any model can answer, to know whose fault a row of failures is.
@@ -42,7 +48,7 @@ _PROBE = Request((("user", "Say yes."),), max_tokens=8, label="probe")
 
 
 class OpenAI:
-    """Asks a server over HTTP. See `backends.Backend`.
+    """Asks a server over HTTP. See `Backend`.
 
     Args:
       model: as the server calls it.
@@ -52,8 +58,6 @@ class OpenAI:
       concurrency: requests in flight at most.
       timeout: seconds until a request counts as lost.
       retry: how often and how long it is tried again.
-      structured: "auto" asks for replies of the request's JSON schema until
-        the server refuses that; "off" never asks.
       seed: of the server's sampling.
       sampling: more fields of the request's body, e.g. `{"top_p": 0.9}`, or
         what the server has beyond the protocol; None takes one out that is
@@ -61,7 +65,6 @@ class OpenAI:
       max_tokens_field: what the server calls the length of a reply; some
         models take `max_completion_tokens` only.
       image_side: longer side of a picture in pixels, at most.
-      image_quality: of its JPEG, 1 to 95.
       log: file for a line of JSON a request; None for none.
 
     Raises:
@@ -79,12 +82,10 @@ class OpenAI:
         concurrency: int = 16,
         timeout: float = 120.0,
         retry: Retry | None = None,
-        structured: Literal["auto", "off"] = "auto",
         seed: int = 0,
         sampling: Mapping[str, Any] | None = None,
         max_tokens_field: str = "max_tokens",
         image_side: int = 768,
-        image_quality: int = 90,
         log: str | os.PathLike[str] | None = None,
     ):
         self.model, self.concurrency = model, concurrency
@@ -92,21 +93,16 @@ class OpenAI:
         self._key_env = api_key_env
         self._key = os.environ.get(api_key_env, "").strip()
         self._retry = retry or Retry()
-        self._structured = structured == "auto"
+        self._structured = True  # until the server refuses a schema
         self._sampling = {"temperature": 0.0, "seed": seed, **(sampling or {})}
         self._max_tokens_field = max_tokens_field
-        self._jpeg = (image_side, image_quality)
+        self._image_side = image_side
         self._check()
         self._client = self._connect()
         self._gate = Gate(concurrency)
         self._log = RequestLog(log)
         self._answered_at: float | None = None
         self._failed_in_a_row = 0
-
-    @property
-    def totals(self) -> Totals:
-        """What was sent so far, and what it took."""
-        return self._log.totals
 
     async def ask(self, request: Request) -> Reply:
         """See `Backend`."""
@@ -142,7 +138,7 @@ class OpenAI:
         picture = ""
         if request.image:
             picture = await asyncio.to_thread(
-                data_url, request.image, *self._jpeg
+                data_url, request.image, self._image_side, _QUALITY
             )
         body = self._sampling | to_body(
             request, picture, self._structured, self._max_tokens_field
@@ -158,17 +154,13 @@ class OpenAI:
         try:
             outcome = await self._outcome(body)
         finally:
-            reply = outcome.reply or Reply("")
             self._log.add(
                 label,
                 attempt,
                 outcome.status,
                 time.monotonic() - begun,
-                prompt_tokens=reply.prompt_tokens,
-                cached_tokens=outcome.cached,
-                reply_tokens=reply.reply_tokens,
-                answered=outcome.reply is not None,
-                problem=outcome.problem,
+                outcome.reply,
+                outcome.problem,
             )
         return outcome
 
@@ -316,34 +308,22 @@ class OpenAI:
             return []
 
     def _check(self) -> None:
-        side, quality = self._jpeg
-        key = f"environment variable {self._key_env}"
-        for right, what, expected, found in (
+        side, key = self._image_side, f"environment variable {self._key_env}"
+        url = re.match(r"https?://[^/\s]+\S*$", self._url)
+        check_arguments(
+            self.name,
             (self.model, "model", "its name, as the server has it", "none"),
-            (
-                re.match(r"https?://[^/\s]+\S*$", self._url),
-                "base_url",
-                "http://host:port/v1, or https://...",
-                self._url,
-            ),
+            (url, "base_url", "http://host:port/v1, or https://", self._url),
             (
                 self.concurrency > 0,
                 "concurrency",
-                "at least 1",
+                "1 or more",
                 self.concurrency,
             ),
             (self._timeout > 0, "timeout", "seconds", self._timeout),
             (side > 15, "image_side", "at least 16 pixels", side),
-            (1 <= quality <= 95, "image_quality", "1 to 95", quality),
             (self._key.isascii(), key, "ASCII alone", "other characters"),
-        ):
-            if not right:
-                raise InputError(
-                    "The backend 'openai' cannot work with this.",
-                    where=what,
-                    expected=expected,
-                    found=found,
-                )
+        )
 
     def _connect(self) -> Any:
         try:

@@ -1,6 +1,6 @@
 """How fast a server is asked: never more at once than it bears.
 
-Used by `backend_openai.py`. `Gate` limits what is in flight and slows all
+Used by `openai.py`. `Gate` limits what is in flight and slows all
 requests down when one was refused for coming too fast; `Retry`, `backoff`
 and `retry_after` say how often and how long to wait for one.
 """

@@ -13,6 +13,11 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from neggen_jax.generation.backends import Reply
+
+# In a line of the log, in this order.
+TOKENS = ("prompt_tokens", "cached_tokens", "reply_tokens")
+
 
 @dataclasses.dataclass
 class Totals:
@@ -56,11 +61,7 @@ class RequestLog:
         attempt: int,
         status: int | str,
         seconds: float,
-        *,
-        prompt_tokens: int = 0,
-        cached_tokens: int = 0,
-        reply_tokens: int = 0,
-        answered: bool = False,
+        reply: Reply | None = None,
         problem: str = "",
     ) -> None:
         """Notes one request that has ended.
@@ -70,20 +71,18 @@ class RequestLog:
           attempt: which try of it this was, from 1.
           status: of HTTP, or a word where none came.
           seconds: it took.
-          prompt_tokens: as the server counted.
-          cached_tokens: likewise, of these.
-          reply_tokens: likewise.
-          answered: whether a reply came of it.
+          reply: what came of it; None for none.
           problem: what was wrong with it, "" if nothing.
         """
         now, sums = time.monotonic(), self.totals
         if not sums.requests:
             self._begun = now - seconds
+        counts = reply or Reply("")
+        tokens = {n: getattr(counts, n) for n in TOKENS}
         sums.requests += 1
-        sums.answered += answered
-        sums.prompt_tokens += prompt_tokens
-        sums.cached_tokens += cached_tokens
-        sums.reply_tokens += reply_tokens
+        sums.answered += reply is not None
+        for name, count in tokens.items():
+            setattr(sums, name, getattr(sums, name) + count)
         sums.seconds += seconds
         sums.elapsed = now - self._begun
         line = {
@@ -91,9 +90,7 @@ class RequestLog:
             "attempt": attempt,
             "status": status,
             "seconds": round(seconds, 3),
-            "prompt_tokens": prompt_tokens,
-            "cached_tokens": cached_tokens,
-            "reply_tokens": reply_tokens,
+            **tokens,
         }
         self._write(line | ({"problem": problem} if problem else {}))
 

@@ -1,8 +1,8 @@
 """A multi-modal language model of Transformers, in this process.
 
-One of the backends of `backends.py`, for catalogues that one device writes
-in the time there is; larger ones go to a server (`backend_openai.py`). What
-is asked while the model is at work is answered together, as one batch.
+One of the backends, for catalogues that one device writes in the time there
+is; larger ones go to a server (`openai.py`). What is asked while the model is
+at work is answered together, as one batch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from neggen_jax.errors import InputError
-from neggen_jax.generation.backends import Reply, Request, RequestError
+from neggen_jax.generation.backends import (
+    Reply,
+    Request,
+    RequestError,
+    check_arguments,
+)
 from neggen_jax.generation.backends.image_text_model import (
     ImageTextModel,
     first_line,
 )
 from neggen_jax.generation.backends.pictures import shrunk
-from neggen_jax.generation.backends.request_log import RequestLog, Totals
+from neggen_jax.generation.backends.request_log import RequestLog
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +50,7 @@ class _Pending:
 
 
 class Transformers:
-    """Asks a model in this process, greedily. See `backends.Backend`.
+    """Asks a model in this process, greedily. See `Backend`.
 
     Which requests share a batch depends on when they come, and in bfloat16
     what shares a batch can tip a close choice between two words; in float32,
@@ -85,17 +90,17 @@ class Transformers:
         # A batch is answered while the next one comes together.
         self.concurrency = 2 * batch_size
         self._image_side = image_side
-        self._check_arguments()
+        check_arguments(
+            self.name,
+            (self.model, "model", "a directory or a name on the hub", "none"),
+            (batch_size > 0, "batch_size", "at least 1", batch_size),
+            (image_side > 15, "image_side", "at least 16 pixels", image_side),
+        )
         self._model = ImageTextModel(self.model, device, dtype)
         self._pending: collections.deque[_Pending] = collections.deque()
         self._working: asyncio.Task[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "generate")
         self._log = RequestLog(log)
-
-    @property
-    def totals(self) -> Totals:
-        """What was asked so far, and what it took."""
-        return self._log.totals
 
     async def ask(self, request: Request) -> Reply:
         """See `Backend`; the request's schema is not enforced."""
@@ -135,13 +140,16 @@ class Transformers:
             replies = await self._replies(batch)
             seconds = time.monotonic() - begun
             for pending, reply in zip(batch, replies, strict=True):
-                self._note(pending.request.label, reply, seconds)
-                if pending.answer.done():  # who asked has gone
-                    continue
+                label, gone = pending.request.label, pending.answer.done()
                 if isinstance(reply, Reply):
-                    pending.answer.set_result(reply)
+                    self._log.add(label, 1, "answered", seconds, reply)
+                    if not gone:
+                        pending.answer.set_result(reply)
                 else:
-                    pending.answer.set_exception(reply)
+                    problem = str(reply)
+                    self._log.add(label, 1, "failed", seconds, problem=problem)
+                    if not gone:
+                        pending.answer.set_exception(reply)
 
     async def _replies(
         self, batch: Sequence[_Pending]
@@ -173,22 +181,6 @@ class Transformers:
             (batch if fits else rest).append(pending)
         self._pending = rest
         return batch
-
-    def _note(
-        self, label: str, reply: Reply | Exception, seconds: float
-    ) -> None:
-        answered = isinstance(reply, Reply)
-        counts = reply if isinstance(reply, Reply) else Reply("")
-        self._log.add(
-            label,
-            1,
-            "answered" if answered else "failed",
-            seconds,
-            prompt_tokens=counts.prompt_tokens,
-            reply_tokens=counts.reply_tokens,
-            answered=answered,
-            problem="" if answered else str(reply),
-        )
 
     def _answer(self, batch: Sequence[Asked]) -> list[Reply | Exception]:
         """Answers a batch; in parts where that fails, to the single request.
@@ -237,19 +229,3 @@ class Transformers:
                 flush=True,
             )
             self.batch_size = smaller
-
-    def _check_arguments(self) -> None:
-        for right, what, found in (
-            (self.model, "model", "none"),
-            (self.batch_size > 0, "batch_size", self.batch_size),
-            (self._image_side > 15, "image_side", self._image_side),
-        ):
-            if not right:
-                raise InputError(
-                    "The backend 'transformers' cannot work with this.",
-                    where=what,
-                    expected="a directory or a name on the Hugging Face hub"
-                    if what == "model"
-                    else "at least 1; image_side 16",
-                    found=found,
-                )
