@@ -10,6 +10,7 @@ Flags that are not given are left to
 """
 
 import dataclasses
+import json
 import re
 import sys
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from absl import flags
 
 from neggen_jax import command
+from neggen_jax.errors import InputError
 
 _WORDS = {
     "backend": "attributes (no model), transformers or openai.",
@@ -24,6 +26,10 @@ _WORDS = {
     "model": "What to ask: a path or hub name, or the server's name for it.",
     "base_url": "openai: where the server is, with /v1.",
     "api_key_env": "openai: environment variable that holds the key.",
+    "sampling": 'openai: fields of a request, as {"temperature": 0.7}.',
+    "max_tokens_field": "openai: what the server calls a reply's length.",
+    "device": "transformers: of PyTorch; by default a GPU if there is one.",
+    "dtype": "transformers: auto, float32, bfloat16 or float16.",
     "contrast": "attributes: contrasting, or random (the ablation).",
     "words": "attributes: words to look for in texts; a file, or none.",
     "prompts": "Templates of your own, like generation/writers/prompts.toml.",
@@ -40,6 +46,8 @@ _NUMBERS = {
     "retries": "Times that a reply that is no good is asked for again.",
     "changes": "Attributes changed at a time, at most.",
     "max_words": "Longest text that a model is given.",
+    "description_words": "Longest description that a model is asked for.",
+    "image_side": "Longer side of a picture in pixels, as a model is shown it.",
     "seed": "Another one draws others.",
     "limit": "Records to write in this call, at most.",
 }
@@ -75,12 +83,29 @@ def main(argv: list[str]) -> None:
     }
     if "set" in given:
         given["set_name"] = given.pop("set")
+    if "sampling" in given:
+        given["sampling"] = _fields(given["sampling"])
     from neggen_jax.generation.sets.generate import Scope, generate
 
     names = [field.name for field in dataclasses.fields(Scope)]
     scope = Scope(**{n: given.pop(n) for n in names if n in given})
     assert _DATA.value is not None
     generate(_DATA.value, scope=scope, encode=_ENCODE.value, **given)
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise InputError(
+            "These are no fields of a request.",
+            where="--sampling",
+            expected='a JSON object, such as {"temperature": 0.7}',
+            found=text,
+        )
+    return fields
 
 
 def _underscored(flag: str) -> str:

@@ -24,7 +24,7 @@ from neggen_jax.generation.backends.image_text_model import ImageTextModel
 from neggen_jax.generation.backends.transformers import Transformers
 from neggen_jax.generation.sets import pipeline
 from neggen_jax.generation.writers import prompts
-from neggen_jax.generation.writers.prompted import Prompted
+from neggen_jax.generation.writers.prompted import Options, Prompted
 
 torch = pytest.importorskip(
     "torch", reason="pip install -r requirements-mllm.txt"
@@ -406,9 +406,7 @@ def test_from_picture_to_record(pictures, tmp_path):
         Prompted(
             Transformers(path, batch_size=2, log=log),
             prompts.load(),
-            retries=1,
-            max_masks=1,
-            description_tokens=24,
+            Options(retries=1, max_masks=1),
         ),
         written.append,
     )

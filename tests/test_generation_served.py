@@ -1,20 +1,31 @@
 """From a dataset to records, with a server that misbehaves in all ways."""
 
+import base64
 import collections
+import io
 import itertools
 import json
 
 import pytest
-from chat_server import ChatServer, Fault, seeded, status
+from chat_server import (
+    ChatServer,
+    Fault,
+    picture_of,
+    seeded,
+    status,
+    words_of,
+)
 from contents import make_records, paint
+from PIL import Image
 from shopkeeper import Shopkeeper
+from test_counterfactuals import call, refused, save
 
 from neggen_jax.generation import tasks
 from neggen_jax.generation.backends.openai import OpenAI
 from neggen_jax.generation.backends.pacing import Retry
 from neggen_jax.generation.sets import pipeline
 from neggen_jax.generation.writers import prompts
-from neggen_jax.generation.writers.prompted import Prompted
+from neggen_jax.generation.writers.prompted import Options, Prompted
 
 pytest.importorskip("openai", reason="pip install -r requirements-openai.txt")
 
@@ -68,7 +79,7 @@ def write(records, server, timeout=20.0, **options):
     written = []
     stopped = pipeline.run(
         tasks.make(records, plan),
-        Prompted(backend, prompts.load(), alternatives=2, retries=2),
+        Prompted(backend, prompts.load(), Options(alternatives=2, retries=2)),
         written.append,
     )
     assert not stopped
@@ -132,3 +143,36 @@ def test_the_same_faults_write_the_same_records(records):
         check_whole(written)
         lines.append(sorted(record.to_line() for record in written))
     assert lines[0] == lines[1]
+
+
+def test_flags_of_the_command_reach_the_server(records, tmp_path):
+    data = save(records, tmp_path / "data")
+    sampling = '{"temperature": 0.7, "seed": null}'
+    with ChatServer(Shopkeeper()) as server:
+        flags = (
+            "--backend=openai",
+            "--model=shop-vl",
+            f"--base_url={server.url}",
+            "--image_side=16",
+            "--description_words=33",
+            "--max_tokens_field=max_completion_tokens",
+            "--items=0",
+        )
+        done = call(data, *flags, f"--sampling={sampling}")
+        assert done.returncode == 0, done.stderr
+        refusals = [
+            refused(call(data, *flags, f"--sampling={text}"))
+            for text in ('{"temperature": 1}', "0.7")
+        ]
+    assert "another setting of 'sampling'" in refusals[0]
+    assert "no fields of a request" in refusals[1]
+    pictures = []
+    for body in server.requests:
+        assert body["temperature"] == 0.7
+        assert "max_completion_tokens" in body
+        assert not {"seed", "max_tokens"} & set(body)
+        if url := picture_of(body):
+            assert "at most 33 words" in words_of(body)
+            data = base64.b64decode(url.partition(",")[2])
+            pictures.append(Image.open(io.BytesIO(data)).size)
+    assert [max(size) for size in pictures] == [16]

@@ -21,7 +21,7 @@ from neggen_jax.generation import records
 from neggen_jax.generation.backends import Reply, RequestError
 from neggen_jax.generation.tasks import Task
 from neggen_jax.generation.writers import prompts
-from neggen_jax.generation.writers.prompted import Prompted, cut
+from neggen_jax.generation.writers.prompted import Options, Prompted, cut
 
 WORDS = {
     "colour": ["red", "blue", "green", "white"],
@@ -98,7 +98,7 @@ def make_task(text=TEXT, modality="text", item=3, image="", **kept):
 
 
 def write(model, task=None, **options):
-    writer = Prompted(model, PROMPTS, **options)
+    writer = Prompted(model, PROMPTS, Options(**options))
     record = asyncio.run(writer.write(task or make_task()))
     line = record.to_line().encode()  # As it is written.
     assert records.parse(line, "line 1") == record
@@ -391,13 +391,12 @@ def test_a_reply_may_be_as_long_as_it_must_be():
         {"max_masks": 0},
         {"max_words": 0},
         {"description_words": 0},
-        {"description_tokens": 0},
     ],
 )
 def test_numbers_that_cannot_be(options):
     ((name, value),) = options.items()
     with pytest.raises(InputError, match=f"{name}={value}"):
-        Prompted(Model(), PROMPTS, **options)
+        Options(**options)
 
 
 # ---- all of it

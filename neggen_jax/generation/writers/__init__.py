@@ -1,9 +1,14 @@
-"""Who writes: the backends by name, loaded when one is asked for."""
+"""Who writes records: the writers by name, loaded when one is asked for.
+
+prompted.py    a language model: describe -> mask -> complete, in the words
+               of prompts.py; what its replies must be is in replies.py,
+               and where masks stand in a description in masked.py
+attributes.py  a rule without a model, which edits texts by edits.py
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +19,41 @@ from neggen_jax.errors import InputError, nearest
 from neggen_jax.generation.backends import Backend
 from neggen_jax.generation.records import Record
 from neggen_jax.generation.tasks import Plan, Task
+
+_PROMPTED = (
+    "prompts",
+    "alternatives",
+    "retries",
+    "changes",
+    "max_words",
+    "description_words",
+)
+# Backend -> options of the model, then those of the writer.
+_MODELS: dict[str, tuple[str, ...]] = {
+    "openai": (
+        "model",
+        "base_url",
+        "api_key_env",
+        "concurrency",
+        "timeout",
+        "seed",
+        "sampling",
+        "image_side",
+        "max_tokens_field",
+    ),
+    "transformers": ("model", "batch_size", "image_side", "device", "dtype"),
+}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "attributes": (
+        "words",
+        "alternatives",
+        "changes",
+        "contrast",
+        "probe",
+        "seed",
+    ),
+    **{name: (*own, *_PROMPTED) for name, own in _MODELS.items()},
+}
 
 
 class Writer(Protocol):
@@ -75,7 +115,12 @@ def choose(
     """
     check(backend, options)
     given = {name: v for name, v in options.items() if v is not None}
-    return _CHOICES[backend](records, plan, given)
+    if backend != "attributes":
+        return _prompted(backend, given)
+    from neggen_jax.generation.writers.attributes import Attributes
+
+    writer = Attributes(records, plan, **given)
+    return Choice(writer.settings(), lambda log: writer)
 
 
 def check(backend: str, options: Mapping[str, Any]) -> None:
@@ -99,33 +144,9 @@ def check(backend: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def _attributes(
-    records: ItemRecords, plan: Plan, given: dict[str, Any]
-) -> Choice:
-    from neggen_jax.generation.writers.attributes import Attributes
-
-    writer = Attributes(records, plan, **given)
-    return Choice(writer.settings(), lambda log: writer)
-
-
-def _prompted(
-    name: str,
-    backend: Callable[..., Backend],
-    ours: tuple[str, ...],
-    shaping: tuple[str, ...],
-    given: dict[str, Any],
-) -> Choice:
-    """A language model behind the three templates.
-
-    Args:
-      name: of the backend.
-      backend: makes it.
-      ours: options that it takes.
-      shaping: of those, the ones that shape its replies.
-      given: all options.
-    """
-    from neggen_jax.generation.writers import prompts
-    from neggen_jax.generation.writers.prompted import Prompted
+def _prompted(name: str, given: dict[str, Any]) -> Choice:
+    """A language model behind the three templates."""
+    from neggen_jax.generation.writers import prompted, prompts
 
     if not given.get("model"):
         raise InputError(
@@ -134,65 +155,34 @@ def _prompted(
             expected="a path or hub name, or the server's name for it",
         )
     templates = prompts.load(given.pop("prompts", None))
-    told = {n: given.pop(n) for n in ours if n in given}
+    own = {n: given.pop(n) for n in _MODELS[name] if n in given}
     if "changes" in given:
         given["max_masks"] = given.pop("changes")
-    defaults = inspect.signature(Prompted).parameters
+    options = prompted.Options(**given)
     settings = {
         "backend": name,
-        "model": os.fspath(told["model"]),
+        "model": os.fspath(own["model"]),
         "prompt_version": templates.version,
-        **{n: told.get(n, 0) for n in shaping},
-        **{n: given.get(n, defaults[n].default) for n in _SHAPING},
+        **({"seed": own.get("seed", 0)} if name == "openai" else {}),
+        # How often it tries again shapes nothing that is good.
+        "alternatives": options.alternatives,
+        "max_masks": options.max_masks,
+        "max_words": options.max_words,
     }
+    for extra in ("sampling", "image_side", "description_words"):
+        # Named where they are given: sets begun without them go on.
+        if extra in own | given:
+            settings[extra] = (own | given)[extra]
 
     def load(log: Path) -> Writer:
-        return Prompted(backend(log=log, **told), templates, **given)
+        if name == "openai":
+            from neggen_jax.generation.backends.openai import OpenAI
+
+            backend: Backend = OpenAI(log=log, **own)
+        else:
+            from neggen_jax.generation.backends.transformers import Transformers
+
+            backend = Transformers(log=log, **own)
+        return prompted.Prompted(backend, templates, options)
 
     return Choice(settings, load)
-
-
-def _openai(records: ItemRecords, plan: Plan, given: dict[str, Any]) -> Choice:
-    from neggen_jax.generation.backends.openai import OpenAI
-
-    return _prompted("openai", OpenAI, _OPENAI, ("seed",), given)
-
-
-def _transformers(
-    records: ItemRecords, plan: Plan, given: dict[str, Any]
-) -> Choice:
-    from neggen_jax.generation.backends.transformers import Transformers
-
-    return _prompted("transformers", Transformers, _TRANSFORMERS, (), given)
-
-
-_OPENAI = (
-    "model",
-    "base_url",
-    "api_key_env",
-    "concurrency",
-    "timeout",
-    "seed",
-)
-_TRANSFORMERS = ("model", "batch_size")
-# Of `writer.Prompted`; how often it tries again shapes nothing that is good.
-_SHAPING = ("alternatives", "max_masks", "max_words")
-_PROMPTED = ("prompts", "alternatives", "retries", "changes", "max_words")
-
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "attributes": (
-        "words",
-        "alternatives",
-        "changes",
-        "contrast",
-        "probe",
-        "seed",
-    ),
-    "openai": (*_OPENAI, *_PROMPTED),
-    "transformers": (*_TRANSFORMERS, *_PROMPTED),
-}
-_CHOICES: dict[str, Callable[..., Choice]] = {
-    "attributes": _attributes,
-    "openai": _openai,
-    "transformers": _transformers,
-}

@@ -1,9 +1,8 @@
 """The writer with a language model: describe, mask, complete.
 
-One of the two writers; the other is `attributes.py`. It asks a backend in
-the words of `prompts.py`, has replies checked by `replies.py`, says why one
-is refused and asks again, a bounded number of times. What comes of a task is
-always a record.
+It asks a backend in the words of `prompts.py`, has replies checked by
+`replies.py`, says why one is refused and asks again, a bounded number of
+times. What comes of a task is always a record.
 """
 
 from __future__ import annotations
@@ -46,88 +45,27 @@ class _Failed(Exception):
     """A task of which nothing comes; its text is the record's error."""
 
 
-class Prompted:
-    """Writes records with a language model.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a language model is asked.
 
-    Args:
-      backend: who answers.
-      prompts: what is asked.
+    Attributes:
       alternatives: counterfactuals of a record.
       retries: how often a step may be asked again.
       max_masks: attributes that are masked, at most.
       max_words: of a text; a longer one is cut before it is masked.
       description_words: what the description of a picture is asked to have
         at most; it is accepted up to `max_words`.
-      description_tokens: longest reply with a description.
-
-    Attributes:
-      name: of the kind of backend.
-      model: as its server or hub calls it.
-      prompt_version: of the templates.
-      concurrency: tasks worth having in flight; each asks one request at a
-        time.
 
     Raises:
       InputError: for numbers that cannot be.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        prompts: Prompts,
-        *,
-        alternatives: int = 1,
-        retries: int = 3,
-        max_masks: int = 4,
-        max_words: int = 120,
-        description_words: int = 60,
-        description_tokens: int = 160,
-    ):
-        self._options = _Options(
-            alternatives,
-            retries,
-            max_masks,
-            max_words,
-            min(description_words, max_words),
-            description_tokens,
-        )
-        self.name, self.model = backend.name, backend.model
-        self.prompt_version = prompts.version
-        self.concurrency = backend.concurrency
-        self._backend, self._prompts = backend, prompts
-
-    async def write(self, task: Task) -> Record:
-        """Writes the counterfactuals of a task, or why there are none.
-
-        Raises:
-          InputError: if the backend can answer nothing any more.
-        """
-        draft = Record(
-            item=task.item,
-            id=task.id,
-            modality=task.modality,
-            backend=self.name,
-            model=self.model,
-            prompt_version=self.prompt_version,
-        )
-        work = _Work(self._backend, self._prompts, self._options, task, draft)
-        return await work.done()
-
-    async def close(self) -> None:
-        """Gives back what the backend holds."""
-        await self._backend.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """The numbers of `Prompted`."""
-
-    alternatives: int
-    retries: int
-    max_masks: int
-    max_words: int
-    description_words: int
-    description_tokens: int
+    alternatives: int = 1
+    retries: int = 3
+    max_masks: int = 4
+    max_words: int = 120
+    description_words: int = 60
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -141,20 +79,51 @@ class _Options:
                 )
 
 
+class Prompted:
+    """Writes records with a language model. See `Writer`.
+
+    Args:
+      backend: who answers; it asks one request at a time for each task.
+      prompts: what is asked.
+      options: how.
+    """
+
+    def __init__(
+        self, backend: Backend, prompts: Prompts, options: Options | None = None
+    ):
+        self.name, self.model = backend.name, backend.model
+        self.prompt_version = prompts.version
+        self.concurrency = backend.concurrency
+        self.backend, self.prompts = backend, prompts
+        self.options = options or Options()
+
+    async def write(self, task: Task) -> Record:
+        """Writes the counterfactuals of a task, or why there are none.
+
+        Raises:
+          InputError: if the backend can answer nothing any more.
+        """
+        return await _Work(self, task).done()
+
+    async def close(self) -> None:
+        """Gives back what the backend holds."""
+        await self.backend.close()
+
+
 class _Work:
     """One task on its way; the record holds what there is of it so far."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        prompts: Prompts,
-        options: _Options,
-        task: Task,
-        record: Record,
-    ):
-        self._backend, self._prompts = backend, prompts
-        self._options, self._task = options, task
-        self._record = record
+    def __init__(self, writer: Prompted, task: Task):
+        self._backend, self._prompts = writer.backend, writer.prompts
+        self._options, self._task = writer.options, task
+        self._record = Record(
+            item=task.item,
+            id=task.id,
+            modality=task.modality,
+            backend=writer.name,
+            model=writer.model,
+            prompt_version=writer.prompt_version,
+        )
 
     async def done(self) -> Record:
         """Does all steps, or as many as can be done."""
@@ -215,6 +184,7 @@ class _Work:
     async def _describe(self) -> str:
         """Asks what the picture shows."""
         options, task = self._options, self._task
+        words = min(options.description_words, options.max_words)
         if not task.image:
             raise _Failed("the item has no picture")
         # Before the backend tries, and tries again: it will not get better.
@@ -225,11 +195,12 @@ class _Work:
         return await self._ask(
             "describe",
             self._prompts.describe.messages(
-                known=known or "nothing more", words=options.description_words
+                known=known or "nothing more", words=words
             ),
             lambda reply: check_description(reply, options.max_words),
             image=task.image,
-            max_tokens=options.description_tokens,
+            # Of English, a word is less than two tokens.
+            max_tokens=max(160, 40 + 2 * words),
         )
 
     async def _ask(
@@ -250,12 +221,8 @@ class _Work:
         Raises:
           _Failed: with the last reason.
         """
-        task, reason = self._task, ""
-        request = Request(
-            messages,
-            label=f"item {task.item} {task.modality}: {step}",
-            **fields,
-        )
+        label = f"item {self._task.item} {self._task.modality}: {step}"
+        request, reason = Request(messages, label=label, **fields), ""
         for _ in range(1 + self._options.retries):
             self._note(attempts=self._record.attempts + 1)
             try:

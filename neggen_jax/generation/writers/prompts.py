@@ -1,6 +1,6 @@
 """The templates of `prompts.toml`, or of a file of the user's own.
 
-Read once by `launch/generate.py`; `writer.py` fills them in.
+Read once for a run; `prompted.py` fills them in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 from neggen_jax.errors import InputError, nearest
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-_FIX = "start from a copy of generation/writers/prompts.toml"
 
 # Template -> placeholder -> whether the step makes no sense without it.
 _PLACEHOLDERS: Mapping[str, Mapping[str, bool]] = {
@@ -55,7 +54,7 @@ class Template:
             not said.
 
         Returns:
-          (role, text) of each message, as in `backends.Request`.
+          (role, text) of each message, as in `Request`.
         """
 
         # In one go: a description may hold what looks like a placeholder.
@@ -96,37 +95,21 @@ def load(path: str | os.PathLike[str] | None = None) -> Prompts:
       InputError: if the file cannot be read, or lacks a template or a
         placeholder, or has one that nobody knows.
     """
-    if path is None:
-        own = importlib.resources.files("neggen_jax.generation.writers")
-        return _parse(own.joinpath("prompts.toml").read_bytes(), "prompts.toml")
+    own = importlib.resources.files("neggen_jax.generation.writers")
+    where = "prompts.toml" if path is None else os.fspath(path)
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(
-            "The file of templates cannot be read.",
-            where=path,
-            found=error.strerror or error,
-            fix=_FIX,
-        ) from error
-    return _parse(data, os.fspath(path))
-
-
-def _parse(data: bytes, where: str) -> Prompts:
-    try:
-        text = data.decode().replace("\r\n", "\n")
+        file = own.joinpath(where) if path is None else Path(path)
+        text = file.read_bytes().decode().replace("\r\n", "\n")
         tables = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(
-            "The file of templates is not TOML.", where=where, found=error
-        ) from error
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise _refused("it cannot be read", where, found) from error
+    except ValueError as error:
+        raise _refused("it is not TOML", where, str(error)) from error
     declared = tables.pop("version", None)
     if not isinstance(declared, str) or not re.fullmatch(r"\S+", declared):
-        raise InputError(
-            "The file of templates does not say its version.",
-            where=where,
-            expected='a line like version = "2", before the first template',
-            found=repr(declared) if declared is not None else "no version",
-        )
+        problem = 'it needs a line like version = "2" before all templates'
+        raise _refused(problem, where, repr(declared))
     if unknown := tables.keys() - _PLACEHOLDERS.keys():
         name = min(unknown)
         raise InputError(
@@ -137,37 +120,24 @@ def _parse(data: bytes, where: str) -> Prompts:
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return Prompts(
         version=f"{declared}-{digest}",
-        **{name: _template(name, tables, where) for name in _PLACEHOLDERS},
+        **{
+            name: _template(name, tables.get(name), where)
+            for name in _PLACEHOLDERS
+        },
     )
 
 
-def _template(name: str, tables: Mapping[str, Any], where: str) -> Template:
+def _template(name: str, table: Any, where: str) -> Template:
     """Checks the template `name` and takes it out of what the file holds."""
-    table = tables.get(name)
     if not isinstance(table, dict) or table.get("user", "") == "":
-        raise InputError(
-            f"The template {name!r} is missing.",
-            where=where,
-            expected=f'a table [{name}] with a text user = """..."""',
-            found=f"a table of {', '.join(table) or 'nothing'}"
-            if isinstance(table, dict)
-            else f"templates {', '.join(tables) or '(none)'}",
-            fix=_FIX,
-        )
+        problem = f"{name!r} is missing: a table [{name}] with a text `user`"
+        raise _refused(problem, where, repr(table))
+    # A correction comes after a reply, where no system text may be.
+    texts = ("user",) if name == "correction" else ("user", "system")
     for key, value in table.items():
-        if key not in ("user", "system") or not isinstance(value, str):
-            raise InputError(
-                f"The template {name!r} holds something else.",
-                where=f"{where}: {name}.{key}",
-                expected="texts `user` and, if wanted, `system`",
-                found=repr(value),
-            )
-    if name == "correction" and "system" in table:
-        raise InputError(
-            "A correction comes after a reply, where no system text may be.",
-            where=f"{where}: correction.system",
-            fix="say it in the text `user`",
-        )
+        if key not in texts or not isinstance(value, str):
+            problem = f"{name}.{key} is none of the texts {' and '.join(texts)}"
+            raise _refused(problem, where, repr(value))
     template = Template(table["user"].strip(), table.get("system", "").strip())
     known = _PLACEHOLDERS[name]
     used = set(_PLACEHOLDER.findall(template.user + template.system))
@@ -179,11 +149,15 @@ def _template(name: str, tables: Mapping[str, Any], where: str) -> Template:
         )
     for placeholder, needed in known.items():
         if needed and placeholder not in used:
-            raise InputError(
-                f"The template {name!r} lacks a placeholder.",
-                where=where,
-                expected=f"{{{{{placeholder}}}}} somewhere in it",
-                found=", ".join(f"{{{{{word}}}}}" for word in sorted(used))
-                or "no placeholders",
-            )
+            problem = f"{name!r} lacks {{{{{placeholder}}}}}"
+            raise _refused(problem, where, ", ".join(sorted(used)) or "none")
     return template
+
+
+def _refused(problem: str, where: str, found: str) -> InputError:
+    return InputError(
+        f"The file of templates cannot be used: {problem}.",
+        where=where,
+        found=found,
+        fix="start from a copy of generation/writers/prompts.toml",
+    )

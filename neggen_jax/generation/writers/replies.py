@@ -1,6 +1,6 @@
 """What a reply of a language model must be to be accepted.
 
-Stands between a backend, which brings words, and `writer.py`, which asks
+Stands between a backend, which brings words, and `prompted.py`, which asks
 again when they are no good: a `Refused` says what is wrong with a reply in
 terms the model can act on. The checks are those of METHODS 1.1; what passes
 them all changes some values and nothing else.
@@ -78,33 +78,13 @@ class Refused(Exception):
 def masks_schema(masks: int) -> dict[str, Any]:
     """JSON schema of a reply with `masks` masks at most."""
     mask = _object(attribute={"type": "string"}, value={"type": "string"})
-    return _object(
-        masks={
-            "type": "array",
-            "items": mask,
-            "minItems": 1,
-            "maxItems": masks,
-        },
-        masked={"type": "string"},
-    )
+    return _object(masks=_array(mask, 1, masks), masked={"type": "string"})
 
 
 def alternatives_schema(masks: int, alternatives: int) -> dict[str, Any]:
     """JSON schema of `alternatives` lists with `masks` values each."""
-    values = {
-        "type": "array",
-        "items": {"type": "string"},
-        "minItems": masks,
-        "maxItems": masks,
-    }
-    return _object(
-        alternatives={
-            "type": "array",
-            "items": values,
-            "minItems": alternatives,
-            "maxItems": alternatives,
-        }
-    )
+    values = _array({"type": "string"}, masks, masks)
+    return _object(alternatives=_array(values, alternatives, alternatives))
 
 
 def extract(reply: str, keys: Collection[str]) -> dict[str, Any]:
@@ -124,18 +104,22 @@ def extract(reply: str, keys: Collection[str]) -> dict[str, Any]:
         raise Refused("The reply is far too long.")
     found, problem = None, ""
     starts = [match.start() for match in re.finditer(r"\{", reply)]
-    for read in (_read, _read_tidied):
+    for tidied in (False, True):
         end = 0
         for start in starts[-_MOST_BRACES:]:
             if start < end:
                 continue
+            text = reply[start:]
+            if tidied:
+                text = _STRING_OR_COMMA.sub(_without_comma, text)
             try:
-                value, stop = read(reply, start)
+                value, length = _DECODER.raw_decode(text)
             except (ValueError, RecursionError) as error:
                 problem = problem or str(error)
                 continue
             if all(key in value for key in keys):
-                found, end = value, stop
+                # Where a tidied one ends in the reply, nobody knows.
+                found, end = value, start + (1 if tidied else length)
         if found is not None:
             return found
     names = " and ".join(f'"{key}"' for key in keys)
@@ -143,18 +127,8 @@ def extract(reply: str, keys: Collection[str]) -> dict[str, Any]:
     raise Refused(f"There is no JSON object with {names} in it{because}.")
 
 
-def _read(text: str, start: int) -> tuple[dict[str, Any], int]:
-    """Reads the object that starts somewhere, and says where it ends."""
-    return _DECODER.raw_decode(text, start)
-
-
-def _read_tidied(text: str, start: int) -> tuple[dict[str, Any], int]:
-    """The same, with commas before closing brackets left out."""
-    tidied = _STRING_OR_COMMA.sub(
-        lambda match: "" if match[0] == "," else match[0], text[start:]
-    )
-    # The end is not that of the text as it came; no matter where it is.
-    return _DECODER.raw_decode(tidied)[0], start + 1
+def _without_comma(match: re.Match[str]) -> str:
+    return "" if match[0] == "," else match[0]
 
 
 def check_description(reply: str, max_words: int) -> str:
@@ -407,6 +381,15 @@ def _alternative(masked: Masked, values: tuple[str, ...]) -> Alternative:
         )
     }
     return Alternative(text, changes)
+
+
+def _array(items: dict[str, Any], least: int, most: int) -> dict[str, Any]:
+    return {
+        "type": "array",
+        "items": items,
+        "minItems": least,
+        "maxItems": most,
+    }
 
 
 def _object(**properties: Any) -> dict[str, Any]:
