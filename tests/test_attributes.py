@@ -23,8 +23,9 @@ TASKS = list(tasks.make(SHOP, PLAN))
 
 def write(options=None, plan=PLAN, shop=SHOP, which=None):
     writer = Attributes(shop, plan, **(options or {}))
-    made = tasks.make(shop, plan, which)
-    return [writer.record(task) for task in made]
+    if which is not None:
+        which = tasks.places(plan, which)
+    return [writer.record(task) for task in tasks.make(shop, plan, which)]
 
 
 RECORDS = write({"alternatives": 3, "changes": 1})
@@ -44,7 +45,7 @@ def test_every_record_is_one_that_can_be_read_again():
     for record in RECORDS:
         assert records.parse(record.to_line(), "here") == record
         assert record.accepted
-        assert record.backend == "attributes"
+        assert (record.backend, record.attempts) == ("attributes", 0)
 
 
 def test_masks_stand_where_the_changed_values_are():
@@ -170,7 +171,7 @@ def test_words_in_the_text_change_with_the_value():
     shop = make_records(texts, attributes=attributes)
     made = write({}, tasks.plan(shop), shop)[0].negatives[0]
     assert made.text == (
-        "Teal mug, so TEAL and teal; reddish, red-hot, infra-red.. "
+        "Teal mug, so TEAL and teal; reddish, red-hot, infra-red. "
         "colour: teal; category: Mug"
     )
 
@@ -262,7 +263,7 @@ def test_usual_values_come_more_often_and_rare_ones_come():
     attributes = [{"look": look} for look in looks]
     shop = make_records(["x"] * len(looks), attributes=attributes)
     plan = tasks.plan(shop)
-    task = next(tasks.make(shop, plan, [0]))
+    task = next(tasks.make(shop, plan, tasks.places(plan, [0])))
     drawn = collections.Counter(
         Attributes(shop, plan, seed=seed)
         .record(task)

@@ -132,8 +132,8 @@ def test_case_and_outer_spaces_make_no_difference(value):
 def test_what_tables_keep_is_kept():
     # Else a word would be the same as its synonym, but not as itself.
     tables = (
-        contrast._same_words(),
-        contrast._values(),
+        contrast._WORDS,
+        contrast._VALUES,
         contrast._SAME_PHRASES,
         contrast._SINGULAR,
     )

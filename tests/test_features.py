@@ -33,6 +33,7 @@ def shop(tmp_path):
     ("title", "text", "attributes", "chosen", "expected"),
     [
         (" Hat ", "Warm.", {}, None, "Hat. Warm."),
+        ("Hat!", "Warm. ", {"a": "x"}, None, "Hat! Warm. a: x"),
         ("", "Warm", {"main_colour": "red"}, None, "Warm. main colour: red"),
         ("Hat", "", {"a": "x", "b": " ", "c": "z"}, None, "Hat. a: x; c: z"),
         ("Hat", "", {"a": "x", "c": "z"}, ["c"], "Hat. c: z"),

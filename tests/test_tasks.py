@@ -57,18 +57,21 @@ def test_each_item_has_a_task_of_each_modality_in_order():
 def test_some_items_have_the_same_tasks_as_all():
     plan = tasks.plan(SHOP, image_attributes=SHOWN)
     made = list(tasks.make(SHOP, plan))
-    assert list(tasks.make(SHOP, plan, [3, 7])) == [*made[6:8], *made[14:16]]
+    assert list(tasks.make(SHOP, plan, tasks.places(plan, [3, 7]))) == [
+        *made[6:8],
+        *made[14:16],
+    ]
 
 
 def test_pictures_show_what_they_are_said_to_and_texts_the_rest():
     plan = tasks.plan(SHOP, image_attributes=SHOWN)
-    text, image = tasks.make(SHOP, plan, [0])
+    text, image = tasks.make(SHOP, plan, tasks.places(plan, [0]))
     assert set(image.attributes) == set(SHOWN)
     assert set(text.attributes) == {"season"}
     assert image.image == os.path.join("/pictures", "0.png")
     assert text.image == ""
     assert text.text == (
-        "Skirt 0. A thing for summer days.. product type: Skirt; "
+        "Skirt 0. A thing for summer days. product type: Skirt; "
         "product group: Lower; season: Summer"
     )
     for name in SHOWN:
@@ -82,7 +85,7 @@ def test_an_attribute_may_be_seen_in_both():
         image_attributes=SHOWN,
         text_attributes=["product_type", "season", "colour"],
     )
-    text, image = tasks.make(SHOP, plan, [0])
+    text, image = tasks.make(SHOP, plan, tasks.places(plan, [0]))
     assert text.attributes["colour"] == image.attributes["colour"] == "Navy"
     assert "product_group" not in text.text
 
@@ -91,14 +94,14 @@ def test_the_kind_stays_and_so_does_what_follows_from_it():
     plan = tasks.plan(SHOP, image_attributes=SHOWN)
     assert plan.kept == ("product_type",)
     assert plan.again == ("product_group",)
-    text, image = tasks.make(SHOP, plan, [5])
+    text, image = tasks.make(SHOP, plan, tasks.places(plan, [5]))
     assert text.kept == {"product_type": "Jeans", "product_group": "Lower"}
     assert image.kept == {"product_type": "Jeans"}
 
 
 def test_only_what_may_be_changed_is_an_attribute():
     plan = tasks.plan(SHOP, image_attributes=SHOWN, changeable=["pattern"])
-    text, image = tasks.make(SHOP, plan, [0])
+    text, image = tasks.make(SHOP, plan, tasks.places(plan, [0]))
     assert text.attributes == {}
     assert image.attributes == {"pattern": "Plain"}
     assert image.kept["colour"] == "Navy"
@@ -106,7 +109,7 @@ def test_only_what_may_be_changed_is_an_attribute():
 
 def test_what_is_asked_for_may_be_changed_though_the_kind_tells_it():
     plan = tasks.plan(SHOP, changeable=["product_group"], modalities=["text"])
-    (task,) = tasks.make(SHOP, plan, [0])
+    (task,) = tasks.make(SHOP, plan, tasks.places(plan, [0]))
     assert task.attributes == {"product_group": "Lower"}
 
 

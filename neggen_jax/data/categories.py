@@ -1,7 +1,7 @@
 """What kind of thing each item is, for measures of how varied lists are.
 
-Read from the items' records when a run is evaluated; nothing that trains
-sees it.
+Read from the items' records when a run is evaluated, and when counterfactuals
+are written, which leave the kind alone; nothing that trains sees it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from neggen_jax.catalog import ItemRecords
 from neggen_jax.errors import InputError, nearest
 
 # What an item's kind is usually called; the first that exists is taken.
-KINDS = ("category", "product_type", "product_group", "type", "department")
+KINDS = (
+    "category",
+    "product_type",
+    "product_group",
+    "type",
+    "department",
+    "kind",
+)
 
 
 def categories(

@@ -116,8 +116,8 @@ def item_text(
 ) -> str:
     """What a text encoder reads of one item.
 
-    Its title, its description and its attributes as "name: value; ...",
-    joined by full stops; parts that are empty are left out. Attributes that
+    Its title, its description and its attributes as "name: value; ...", with
+    full stops between; parts that are empty are left out. Attributes that
     only the image shows must not be among `attributes`: the text would tell
     what it cannot know.
 
@@ -132,7 +132,21 @@ def item_text(
         if value.strip() and (attributes is None or name in attributes)
     ]
     parts = [records.titles[item], records.texts[item], "; ".join(told)]
-    return ". ".join(part.strip() for part in parts if part.strip())
+    text = ""
+    for part in filter(None, map(str.strip, parts)):
+        text += joint(text) + part
+    return text
+
+
+def joint(text: str) -> str:
+    """What goes between a text and the sentence that follows it.
+
+    A full stop and a space; no second stop where there is one, and nothing
+    behind nothing.
+    """
+    if not text:
+        return ""
+    return " " if text[-1] in ".!?:;\N{HORIZONTAL ELLIPSIS}" else ". "
 
 
 def encoder_of(

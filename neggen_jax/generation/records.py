@@ -1,7 +1,7 @@
 """One record of generation: what an item is, and what it might have been.
 
-A record is one line of JSON. A file of them is written by `ledger.py`, read
-by `encode.py` and `inspect.py`, and by whoever wants to look.
+A record is one line of JSON. A file of them is written and encoded in `sets/`,
+shown by `inspection/`, and read by whoever wants to look.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Record:
       backend: who wrote.
       model: which model, as its server or hub calls it; "" without one.
       prompt_version: of the templates; "" without them.
-      attempts: requests that were made, retries included.
+      attempts: requests that were made, retries included; 0 where nobody
+        is asked.
       error: why there are no counterfactuals; "" for an accepted record.
     """
 

@@ -13,20 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from neggen_jax.catalog import ItemRecords
-from neggen_jax.data.features import item_text
+from neggen_jax.data.categories import KINDS
+from neggen_jax.data.features import item_text, joint
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.generation.records import MODALITIES
 from neggen_jax.generation.values import seen
-
-# What an item's kind is usually called; the first that exists is kept.
-KINDS = (
-    "category",
-    "product_type",
-    "product_group",
-    "type",
-    "department",
-    "kind",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +129,13 @@ def plan(
         "told": told,
     }
     for option, names in given.items():
-        _check_names(option, names or (), known)
+        for name in names or ():
+            if name not in known:
+                raise InputError(
+                    f"No item has the attribute {name!r}.",
+                    where=f"--{option}",
+                    fix=nearest(name, known) if known else "leave it out",
+                )
     image = tuple(image_attributes or ())
     if text_attributes is None:
         text_attributes = [name for name in known if name not in image]
@@ -177,29 +174,36 @@ def plan(
     )
 
 
+def places(chosen: Plan, items: Iterable[int]) -> Iterator[tuple[int, str]]:
+    """Yields (item, modality) of some items, modality after modality."""
+    for item in items:
+        for modality in chosen.modalities:
+            yield item, modality
+
+
 def make(
-    records: ItemRecords, chosen: Plan, items: Iterable[int] | None = None
+    records: ItemRecords,
+    chosen: Plan,
+    which: Iterable[tuple[int, str]] | None = None,
 ) -> Iterator[Task]:
-    """Lists the tasks of some items, modality after modality.
+    """Makes tasks.
 
     Args:
       records: the items.
       chosen: what is to be rewritten.
-      items: indices of the items; None for all.
+      which: of `places`; None for those of all items.
 
     Yields:
-      A task for each item and modality, also where there is nothing to
-      describe: `Task.missing` says so, and so will its record.
+      A task for each, also where there is nothing to describe: `Task.missing`
+      says so, and so will its record.
     """
-    for item in range(len(records)) if items is None else items:
-        for modality in chosen.modalities:
-            yield make_one(records, chosen, item, modality)
+    if which is None:
+        which = places(chosen, range(len(records)))
+    for item, modality in which:
+        yield _make(records, chosen, item, modality)
 
 
-def make_one(
-    records: ItemRecords, chosen: Plan, item: int, modality: str
-) -> Task:
-    """One task of those that `make` lists."""
+def _make(records: ItemRecords, chosen: Plan, item: int, modality: str) -> Task:
     every = {
         name: value.strip()
         for name, value in records.attributes[item].items()
@@ -218,27 +222,17 @@ def make_one(
         if name in every and name not in changed
     }
     image = ""
+    text = item_text(records, item, chosen.told)
     if modality == "image":
         told = [name for name in every if name in (*kept, *attributes)]
-        text = ". ".join(
-            part
-            for part in (
-                records.titles[item].strip(),
-                "; ".join(f"{_spoken(n)}: {every[n]}" for n in told),
-            )
-            if part
-        )
-        file = records.images[item]
-        image = file and os.path.join(records.image_root, file)
-    else:
-        text = item_text(records, item, chosen.told)
+        known = "; ".join(f"{n.replace('_', ' ')}: {every[n]}" for n in told)
+        title = records.titles[item].strip()
+        text = title + joint(title) * bool(known) + known
+        if file := records.images[item]:
+            image = os.path.join(records.image_root, file)
     return Task(
         item, records.ids[item], modality, text, attributes, kept, image
     )
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _modalities(
@@ -272,15 +266,3 @@ def _modalities(
             fix="name the modalities with --modalities=text,image",
         )
     return tuple(modality for modality in MODALITIES if modality in asked)
-
-
-def _check_names(
-    option: str, names: Sequence[str], known: Sequence[str]
-) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(
-                f"No item has the attribute {name!r}.",
-                where=f"--{option}",
-                fix=nearest(name, known) if known else "leave the flag out",
-            )

@@ -192,12 +192,8 @@ def _write(
         total = sum(1 for _ in _todo(book, plan, wanted, scope))
         done = len(wanted) * len(plan.modalities) - total
         total = min(total, scope.limit or total)
-        work = (
-            tasks.make_one(items, plan, item, modality)
-            for item, modality in itertools.islice(
-                _todo(book, plan, wanted, scope), total
-            )
-        )
+        todo = itertools.islice(_todo(book, plan, wanted, scope), total)
+        work = tasks.make(items, plan, todo)
         title = f"{path.name} of {catalog.name}"
         if shard.count > 1:
             title += f", shard {scope.shard}"
@@ -295,10 +291,9 @@ def _todo(
 ) -> Iterator[tuple[int, str]]:
     """Yields what is to be written, in order."""
     wrong = (ledger.OPEN, ledger.FAILED)[: 2 if scope.retry_failed else 1]
-    for item in wanted:
-        for modality in plan.modalities:
-            if book.state(item, modality) in wrong:
-                yield item, modality
+    for item, modality in tasks.places(plan, wanted):
+        if book.state(item, modality) in wrong:
+            yield item, modality
 
 
 def _ended(book: Ledger, stopped: int, directory: Path, name: str) -> bool:

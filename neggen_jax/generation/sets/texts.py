@@ -8,6 +8,7 @@ in memory: `survey` reads all records once and keeps a few numbers a text,
 from __future__ import annotations
 
 import array
+import collections
 import dataclasses
 import hashlib
 import json
@@ -20,6 +21,7 @@ import numpy as np
 from neggen_jax.data import counterfactuals as sets
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
+from neggen_jax.generation.sets.merging import reason_kind
 
 DESCRIPTION = -1  # in the place of an alternative
 
@@ -105,9 +107,12 @@ def survey(path: Path, num_items: int, manifest: Mapping[str, Any]) -> Texts:
     }
     hashes = bytearray()
     seen: set[str] = set()
+    reasons: collections.Counter[str] = collections.Counter()
     file = path / sets.RECORDS
     for start, record, where in _read(file, num_items):
         seen.add(record.modality)
+        if not record.accepted:
+            reasons[reason_kind(record.error)] += 1
         slots = _slots(record, probes, where)
         pieces = [(DESCRIPTION, DESCRIPTION, record.description)]
         pieces += [
@@ -127,10 +132,15 @@ def survey(path: Path, num_items: int, manifest: Mapping[str, Any]) -> Texts:
             columns["place"].append(place)
     found = {name: np.array(column) for name, column in columns.items()}
     if not (found["slot"] != DESCRIPTION).any():
+        failed = ", ".join(f"{n} for {w!r}" for w, n in reasons.most_common(3))
         raise InputError(
-            "There is no counterfactual to encode.",
+            "No record of the set was accepted: there is no counterfactual to "
+            "encode.",
             where=file,
             expected="at least one accepted record",
+            found=f"{reasons.total()} that failed, of them {failed}"
+            if reasons
+            else "no records, or none with a word",
             fix="see with launch/inspect_records.py why none was accepted",
         )
     most = int(found["slot"].max()) + 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable
 
 # What a value that says nothing becomes: "N/A", "unspecified", "none".
 UNKNOWN = "unknown"
@@ -177,11 +176,12 @@ def normalised(value: str) -> str:
     British way, parted by single spaces; `UNKNOWN` for a value that says
     nothing. A value of nothing but signs stays as it is.
     """
-    words = _spelt(_words(_plain(value)))
-    text = _replaced(" ".join(words))
-    if text not in _values():
+    words = map(_singular, _words(_plain(value)))
+    text = " ".join(_WORDS.get(word, word) for word in words)
+    text = _PHRASE.sub(lambda found: _SAME_PHRASES[found[0]], text)
+    if text not in _VALUES:
         text = _COLOURED.sub("", text)
-    return _values().get(text, text) or value.casefold().strip()
+    return _VALUES.get(text, text) or value.casefold().strip()
 
 
 def _key(value: str) -> str:
@@ -233,11 +233,6 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _spelt(words: Iterable[str]) -> list[str]:
-    """Singular, British, and one of a few synonyms."""
-    return [_same_words().get(word, word) for word in map(_singular, words)]
-
-
 def _singular(word: str) -> str:
     """Cuts an English plural's ending; wrong ones are wrong consistently."""
     word = re.sub(r"(?<=\w{3})iz(?=(?:e|ed|er|ing|ation)s?$)", "is", word)
@@ -255,29 +250,6 @@ def _singular(word: str) -> str:
     return _SINGULAR.get(word, word)  # "womens" is "women" by now.
 
 
-def _replaced(text: str) -> str:
-    """Puts one phrase for those that mean the same."""
-    pattern, phrases = _phrases()
-    return pattern.sub(lambda found: phrases[found.group()], text)
-
-
-@functools.cache
-def _phrases() -> tuple[re.Pattern[str], dict[str, str]]:
-    longest = sorted(_SAME_PHRASES, key=len, reverse=True)
-    choice = "|".join(map(re.escape, longest))
-    return re.compile(rf"(?<!\S)(?:{choice})(?!\S)"), dict(_SAME_PHRASES)
-
-
-@functools.cache
-def _same_words() -> dict[str, str]:
-    return _table(_SAME_WORDS, None)
-
-
-@functools.cache
-def _values() -> dict[str, str]:
-    return _table(_SAME_VALUES, ",")
-
-
 def _table(text: str, separator: str | None) -> dict[str, str]:
     """Reads `kept: other other` into other -> kept."""
     table = {}
@@ -286,3 +258,9 @@ def _table(text: str, separator: str | None) -> dict[str, str]:
         for other in others.split(separator):
             table[" ".join(other.split())] = kept.strip()
     return table
+
+
+_WORDS = _table(_SAME_WORDS, None)
+_VALUES = _table(_SAME_VALUES, ",")
+_LONGEST_FIRST = sorted(map(re.escape, _SAME_PHRASES), key=len, reverse=True)
+_PHRASE = re.compile(rf"(?<!\S)(?:{'|'.join(_LONGEST_FIRST)})(?!\S)")

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from neggen_jax.catalog import ItemRecords
+from neggen_jax.data.categories import KINDS
 from neggen_jax.errors import InputError
-from neggen_jax.generation.tasks import KINDS
 from neggen_jax.generation.values import contrast, seen
 
 KIND = "kind"
@@ -85,7 +85,7 @@ def with_kinds(records: ItemRecords) -> ItemRecords:
       The records themselves if there is an attribute that says the kind.
     """
     known = {name for item in records.attributes for name in item}
-    if known & {KIND, *KINDS}:
+    if known & set(KINDS):
         return records
     # "Canon" is what a thing may be called, but a brand.
     named = {

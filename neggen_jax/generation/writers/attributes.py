@@ -1,7 +1,7 @@
 """The writer without a model: other values of the items' own attributes.
 
-It stands where `writer.Prompted` does, and is the baseline that a language
-model must beat. An attribute's value is exchanged for a contrasting one that
+It stands where `prompted.py` does, and is the baseline that a language model
+must beat. An attribute's value is exchanged for a contrasting one that
 the catalogue has, if possible on an item of the same kind; attributes that
 are functions of one another change together, to values that were seen
 together.
@@ -32,7 +32,8 @@ class Attributes:
     """Writes counterfactuals by rule.
 
     What is written of an item depends on the catalogue, the options and the
-    item alone, whatever is written before it or elsewhere.
+    item alone, whatever is written before it or elsewhere. Nobody is asked for
+    it, so that a record's `attempts`, the requests that were made, are 0.
 
     Args:
       records: the items.
@@ -133,7 +134,6 @@ class Attributes:
             "id": task.id,
             "modality": task.modality,
             "backend": self.name,
-            "attempts": 1,
         }
         changed = list(self._draw(task))
         names = [
@@ -146,9 +146,10 @@ class Attributes:
         template = self._template(task, old)
         described = template.factual()
         if not changed:
-            return Record(
-                **base, description=described, error=self._why_none(task)
-            )
+            problem = "no other value in the catalogue"
+            if not task.attributes:
+                problem = "no attribute that may be changed"
+            return Record(**base, description=described, error=problem)
         return Record(
             **base,
             description=described,
@@ -259,11 +260,6 @@ class Attributes:
         if task.modality == "text":
             return edits.take_apart(task.text, old, left)
         return caption(task, self._plan.kept, old)
-
-    def _why_none(self, task: Task) -> str:
-        if not task.attributes:
-            return "no attribute that may be changed"
-        return "no other value in the catalogue"
 
 
 def _said(new: Mapping[str, str], task: Task) -> bool:

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from neggen_jax.data.features import joint
 from neggen_jax.generation.values.mining import whole
 
 
@@ -126,9 +127,9 @@ def take_apart(
     without = values.keys() - {name for _, name in found.values()}
     for name in values:
         if name in without:
-            joint = ". " if text.strip() else ""
-            pieces += [f"{joint}{spoken(name)}: ", Place(name, values[name])]
-            text = "there is some now"
+            lead = f"{joint(text.rstrip())}{spoken(name)}: "
+            pieces += [lead, Place(name, values[name])]
+            text = values[name]
     return Template.of(pieces, values)
 
 
