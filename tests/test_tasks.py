@@ -278,6 +278,10 @@ def test_a_brand_is_no_kind():
     assert kinds == {"ink", "toner", None}
 
 
+def found_in(records):
+    return mining.with_told(records, mining.read_words()[0]).attributes
+
+
 def test_texts_tell_attributes():
     records = make_records(
         [
@@ -297,7 +301,7 @@ def test_texts_tell_attributes():
     )
     titles = ["", "", "Printer by Black & Co, in silver", "", ""]
     records = dataclasses.replace(records, titles=titles)
-    found = mining.Words().found(records).attributes
+    found = found_in(records)
     assert found[0] == {
         "size": "L",
         "leather": "imitation leather",
@@ -312,7 +316,7 @@ def test_texts_tell_attributes():
 
 def test_what_is_far_down_a_description_is_of_something_else():
     far = make_records(["A printer. " + "It prints. " * 60 + "Glossy paper."])
-    assert mining.Words().found(far).attributes == [{}]
+    assert found_in(far) == [{}]
 
 
 def test_a_file_of_words_of_ones_own(tmp_path):
@@ -322,7 +326,7 @@ def test_a_file_of_words_of_ones_own(tmp_path):
     items, mined, digest = mining.enriched(records, str(path))
     assert [a["mood"] for a in items.attributes] == ["happy", "sad"]
     assert mined == ("mood",)
-    assert digest == mining.Words(path).digest != mining.Words().digest
+    assert digest == mining.read_words(path)[1] != mining.read_words()[1]
     plan = tasks.plan(items, mined=mined)
     assert plan.told == ()
     record = Attributes(items, plan).record(next(tasks.make(items, plan)))
@@ -341,6 +345,6 @@ def test_a_bad_file_of_words_is_refused(tmp_path, text):
     path = tmp_path / "words.toml"
     path.write_text(text)
     with pytest.raises(InputError, match="file of words cannot be read"):
-        mining.Words(path)
+        mining.read_words(path)
     with pytest.raises(InputError, match="file of words cannot be read"):
-        mining.Words(tmp_path / "other.toml")
+        mining.read_words(tmp_path / "other.toml")

@@ -40,15 +40,9 @@ class Cost:
     items: int
     elapsed: float
 
-    @property
-    def total(self) -> Totals:
-        """Sums over all steps."""
-        fields = [f.name for f in dataclasses.fields(Totals)]
-        sums = {
-            name: sum(getattr(step, name) for step in self.steps.values())
-            for name in fields
-        }
-        return Totals(**sums | {"elapsed": self.elapsed})
+    def sum(self, name: str) -> float:
+        """Sum over all steps of a field of `Totals`."""
+        return sum(getattr(step, name) for step in self.steps.values())
 
 
 def read(paths: Iterable[Path]) -> Cost:
@@ -63,86 +57,27 @@ def read(paths: Iterable[Path]) -> Cost:
     steps: dict[str, Totals] = {}
     items: set[str] = set()
     elapsed = 0.0
-    for path in paths:
-        for line in path.read_bytes().splitlines():
-            entry = _parsed(line)
-            if "totals" in entry:
-                elapsed += entry["totals"]["elapsed"]
-            elif "label" in entry:
-                found = _LABEL.fullmatch(entry["label"])
-                items |= {found[1]} if found else set()
-                step = found[2] if found else entry["label"] or "(no label)"
-                _add(steps.setdefault(step, Totals()), entry)
+    for line in (x for path in paths for x in path.read_bytes().splitlines()):
+        entry = _parsed(line)
+        if "totals" in entry:
+            elapsed += entry["totals"]["elapsed"]
+        elif "label" in entry:
+            found = _LABEL.fullmatch(entry["label"])
+            items |= {found[1]} if found else set()
+            step = found[2] if found else entry["label"] or "(no label)"
+            sums = steps.setdefault(step, Totals())
+            sums.requests += 1
+            sums.answered += "problem" not in entry
+            for name in (*TOKENS, "seconds"):
+                total = getattr(sums, name) + entry.get(name, 0)
+                setattr(sums, name, total)
     if not steps:
         raise InputError(
             "There is no log of requests.",
-            where=", ".join(map(str, paths)) or None,
             expected="requests-*.jsonl of a set that a language model wrote",
             fix="generate some records first, e.g. with --limit=200",
         )
     return Cost(steps, len(items), elapsed)
-
-
-def show(cost: Cost, items: int | None = None) -> None:
-    """Prints it as a table.
-
-    Args:
-      cost: as `read` gives it.
-      items: how many to tell the cost of; None for those there were.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None)
-    table.add_column("step", no_wrap=True)
-    for title in _COLUMNS:
-        table.add_column(title, justify="right")
-    for name, sums in sorted(cost.steps.items()):
-        per = max(1, sums.answered)
-        table.add_row(
-            name,
-            f"{sums.requests:,}",
-            f"{sums.requests - sums.answered:,}",
-            f"{sums.prompt_tokens / per:,.0f}",
-            f"{sums.cached_tokens / max(1, sums.prompt_tokens):.0%}",
-            f"{sums.reply_tokens / per:,.0f}",
-            f"{sums.seconds / max(1, sums.requests):.2f}",
-        )
-    console = Console(soft_wrap=True)
-    console.print(table)
-    console.print(
-        "read, written: tokens of an answered request, of those read the "
-        "share that the server had read before; seconds of any request"
-    )
-    for line in _lines(cost, items):
-        console.print(line)
-
-
-def _lines(cost: Cost, items: int | None) -> list[str]:
-    """What the sums come to, per item and for many."""
-    total, count = cost.total, max(1, cost.items)
-    lines = [
-        f"an item: {total.requests / count:.2f} requests, "
-        f"{total.prompt_tokens / count:,.0f} tokens read, "
-        f"{total.reply_tokens / count:,.0f} written"
-    ]
-    if cost.elapsed > 0:
-        lines.append(
-            f"a second: {total.requests / cost.elapsed:,.2f} requests, "
-            f"{total.prompt_tokens / cost.elapsed:,.0f} tokens read, "
-            f"{total.reply_tokens / cost.elapsed:,.0f} written, "
-            f"{cost.items / cost.elapsed:,.2f} items"
-        )
-    many = items or count
-    told = [
-        f"{many:,} items: {many * total.requests / count:,.0f} requests, "
-        f"{many * total.prompt_tokens / count / 1e6:,.1f} million tokens "
-        f"read, {many * total.reply_tokens / count / 1e6:,.1f} written"
-    ]
-    if cost.elapsed > 0:
-        hours = many / count * cost.elapsed / 3600
-        told.append(f"{hours:,.1f} hours of one server at this pace")
-    return [*lines, ", ".join(told)]
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -154,12 +89,49 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def _add(sums: Totals, entry: dict[str, Any]) -> None:
-    sums.requests += 1
-    # An answer has tokens; whatever else is in the line, it has no problem.
-    sums.answered += "problem" not in entry
-    for name in (*TOKENS, "seconds"):
-        setattr(sums, name, getattr(sums, name) + entry.get(name, 0))
+def show(cost: Cost, items: int | None = None) -> None:
+    """Prints it as a table.
+
+    Args:
+      cost: as `read` gives it.
+      items: how many to tell the cost of; None for those there were.
+    """
+    print(("{:<20}" + "{:>10}" * 6).format("step", *_COLUMNS))
+    for name, sums in sorted(cost.steps.items()):
+        per = max(1, sums.answered)
+        print(
+            f"{name:<20}{sums.requests:>10,}"
+            f"{sums.requests - sums.answered:>10,}"
+            f"{sums.prompt_tokens / per:>10,.0f}"
+            f"{sums.cached_tokens / max(1, sums.prompt_tokens):>10.0%}"
+            f"{sums.reply_tokens / per:>10,.0f}"
+            f"{sums.seconds / sums.requests:>10.2f}"
+        )
+    print(
+        "read, written: tokens of an answered request, of those read the "
+        "share that the server had read before; seconds of any request"
+    )
+    names = ("requests", "prompt_tokens", "reply_tokens")
+    sent, read, written = (cost.sum(n) / max(1, cost.items) for n in names)
+    print(
+        f"an item: {sent:.2f} requests, {read:,.0f} tokens read, "
+        f"{written:,.0f} written"
+    )
+    many, pace = items or max(1, cost.items), ""
+    if cost.elapsed > 0:
+        rate = cost.items / cost.elapsed
+        print(
+            f"a second: {sent * rate:,.2f} requests, {read * rate:,.0f} tokens "
+            f"read, {written * rate:,.0f} written, {rate:,.2f} items"
+        )
+        if rate:
+            hours = many / rate / 3600
+            pace = f", {hours:,.1f} hours of one server at this pace"
+    print(
+        f"{many:,} items: {many * sent:,.0f} requests, "
+        f"{many * read / 1e6:,.1f} million tokens read, "
+        f"{many * written / 1e6:,.1f} written{pace}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ which reads what is written here.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -98,35 +99,35 @@ def merge(directory: Path, source: str) -> dict[str, Any]:
     """
     settings = _settings(directory)
     files.check_source(directory, settings[0], source)
-    _check_complete(directory, settings)
-    with files.disk(directory):
-        before = {}
-        if (directory / MANIFEST).exists():
-            before = files.read_json(directory / MANIFEST)
+    manifest, merged = directory / MANIFEST, directory / RECORDS
+    digest = hashlib.sha256()
+    counts = {modality: Counts() for modality in records.MODALITIES}
+    with contextlib.ExitStack() as stack:
+        shards = [stack.enter_context(_open(directory, s)) for s in settings]
+        _check_complete(directory, shards)
+        stack.enter_context(files.disk(directory))
+        before = files.read_json(manifest) if manifest.exists() else {}
         # A manifest tells of the records that are there, or is not there.
-        (directory / MANIFEST).unlink(missing_ok=True)
-        digest = hashlib.sha256()
-        counts = {modality: Counts() for modality in records.MODALITIES}
-        with files.replacing(directory / RECORDS) as file:
-            for known in settings:
-                with _open(directory, known) as shard:
-                    for line in shard.lines():
-                        record = records.parse(line, shard.path)
-                        counts[record.modality].add(record)
-                        digest.update(line)
-                        file.write(line)
-        manifest = {
+        manifest.unlink(missing_ok=True)
+        with files.replacing(merged) as file:
+            for shard in shards:
+                for line in shard.lines():
+                    record = records.parse(line, shard.path)
+                    counts[record.modality].add(record)
+                    digest.update(line)
+                    file.write(line)
+        about = {
             "format": FORMAT,
             **{k: v for k, v in settings[0].items() if k != "shard"},
             "counts": {m: c.as_json() for m, c in counts.items() if c.records},
             "attempts": sum(c.attempts for c in counts.values()),
             "records": digest.hexdigest(),
         }
-        if before.get("records") == manifest["records"]:
+        if before.get("records") == about["records"] and "encoding" in before:
             # The same texts: their vectors are still theirs.
-            manifest |= {k: before[k] for k in ("encoding",) if k in before}
-        files.write_json(directory / MANIFEST, manifest)
-    return manifest
+            about["encoding"] = before["encoding"]
+        files.write_json(manifest, about)
+    return about
 
 
 def _settings(directory: Path) -> list[dict[str, Any]]:
@@ -179,25 +180,20 @@ def _open(directory: Path, known: Mapping[str, Any]) -> Ledger:
     return Ledger(directory, shard, tuple(known["modalities"]), settings)
 
 
-def _check_complete(
-    directory: Path, settings: Sequence[Mapping[str, Any]]
-) -> None:
-    missing = {}
-    for known in settings:
-        with _open(directory, known) as shard:
-            if shard.missing:
-                missing[f"{known['shard']}/{known['shards']}"] = shard.missing
-    if missing:
+def _check_complete(directory: Path, shards: Sequence[Ledger]) -> None:
+    gaps = {
+        f"{book.shard.index}/{book.shard.count}": book.missing
+        for book in shards
+        if book.missing
+    }
+    if gaps:
         raise InputError(
             "The set is not complete.",
             where=directory,
             expected="a record of each item and modality",
-            found=_listed(
-                f"{number} missing of shard {label}"
-                for label, number in missing.items()
-            ),
+            found=_listed(f"{n} missing of shard {s}" for s, n in gaps.items()),
             fix="go on with the command that began it "
-            f"(--shard={next(iter(missing))})",
+            f"(--shard={next(iter(gaps))})",
         )
 
 

@@ -24,6 +24,7 @@ from neggen_jax.generation import records
 from neggen_jax.generation.sets.merging import reason_kind
 
 DESCRIPTION = -1  # in the place of an alternative
+_COLUMNS = ("item", "modality", "slot", "line", "place")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +96,7 @@ def survey(path: Path, num_items: int, manifest: Mapping[str, Any]) -> Texts:
         counterfactual.
     """
     probes = _probes(manifest, path)
-    columns = {
-        name: array.array(kind)
-        for name, kind in (
-            ("item", "q"),
-            ("modality", "b"),
-            ("slot", "q"),
-            ("line", "q"),
-            ("place", "q"),
-        )
-    }
+    rows = array.array("q")  # of `_COLUMNS`
     hashes = bytearray()
     seen: set[str] = set()
     reasons: collections.Counter[str] = collections.Counter()
@@ -114,23 +106,16 @@ def survey(path: Path, num_items: int, manifest: Mapping[str, Any]) -> Texts:
         if not record.accepted:
             reasons[reason_kind(record.error)] += 1
         slots = _slots(record, probes, where)
-        pieces = [(DESCRIPTION, DESCRIPTION, record.description)]
-        pieces += [
-            (slot, place, made.text)
-            for place, (slot, made) in enumerate(
-                zip(slots, record.negatives, strict=True)
-            )
-        ]
-        for slot, place, piece in pieces:
+        said = [record.description, *(made.text for made in record.negatives)]
+        for place, (slot, piece) in enumerate(
+            zip([DESCRIPTION, *slots], said, strict=True), DESCRIPTION
+        ):
             if not piece.strip():
                 continue
             hashes += _hashed(piece, where)
-            columns["item"].append(record.item)
-            columns["modality"].append(record.key[1])
-            columns["slot"].append(slot)
-            columns["line"].append(start)
-            columns["place"].append(place)
-    found = {name: np.array(column) for name, column in columns.items()}
+            rows.extend((record.item, record.key[1], slot, start, place))
+    columns = np.array(rows).reshape(-1, len(_COLUMNS)).T
+    found = dict(zip(_COLUMNS, columns, strict=True))
     if not (found["slot"] != DESCRIPTION).any():
         failed = ", ".join(f"{n} for {w!r}" for w, n in reasons.most_common(3))
         raise InputError(

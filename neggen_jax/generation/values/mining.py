@@ -65,8 +65,8 @@ def enriched(
     records = with_kinds(records)
     digest = ""
     if words != NONE:
-        known = Words(words)
-        records, digest = known.found(records), known.digest
+        families, digest = read_words(words)
+        records = with_told(records, families)
     names = seen.names_of(records.attributes)
     return records, tuple(n for n in names if n not in own), digest
 
@@ -113,76 +113,60 @@ def _candidates(title: str, named: Set[str]) -> list[str]:
     return []
 
 
-class Words:
-    """Attributes that texts tell in known words. See `words.toml`.
+def read_words(
+    path: str | os.PathLike[str] | None = None,
+) -> tuple[dict[str, Family], str]:
+    """Reads which words tell which attribute.
 
     Args:
-      path: a file like that one; None for that itself.
+      path: a file like `words.toml`; None for that itself.
 
-    Attributes:
-      digest: of the file.
+    Returns:
+      Attribute -> what finds it, and a digest of the file.
 
     Raises:
       InputError: if it cannot be read, or is not such a file.
     """
+    own = importlib.resources.files("neggen_jax.generation.values")
+    try:
+        file = own.joinpath("words.toml") if path is None else Path(path)
+        data = file.read_bytes()
+        tables = tomllib.loads(data.decode("utf-8"))
+        found = {name: Family.read(table) for name, table in tables.items()}
+    except (OSError, ValueError, TypeError, AttributeError, re.error) as error:
+        raise InputError(
+            "The file of words cannot be read.",
+            where="words.toml" if path is None else path,
+            expected="a table of values or patterns for each attribute",
+            found=f"{type(error).__name__}: {error}",
+            fix="start from a copy of generation/values/words.toml",
+        ) from error
+    return found, hashlib.sha256(data).hexdigest()[:12]
 
-    def __init__(self, path: str | os.PathLike[str] | None = None):
-        where = "words.toml" if path is None else os.fspath(path)
-        try:
-            if path is None:
-                own = importlib.resources.files("neggen_jax.generation.values")
-                data = own.joinpath(where).read_bytes()
-            else:
-                data = Path(path).read_bytes()
-            tables = tomllib.loads(data.decode("utf-8"))
-            self._families = {
-                name: _Family.read(table) for name, table in tables.items()
-            }
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            re.error,
-        ) as error:
-            raise InputError(
-                "The file of words cannot be read.",
-                where=where,
-                expected="a table of values or patterns for each attribute",
-                found=f"{type(error).__name__}: {error}",
-                fix="start from a copy of generation/values/words.toml",
-            ) from error
-        self.digest = hashlib.sha256(data).hexdigest()[:12]
 
-    def found(self, records: ItemRecords) -> ItemRecords:
-        """Gives each item the attributes that its title and text tell.
+def with_told(
+    records: ItemRecords, families: Mapping[str, Family]
+) -> ItemRecords:
+    """Gives each item the attributes that its title and text tell.
 
-        An attribute that items have themselves is left to them, and words
-        that are part of another attribute's value - the black of "Black &
-        Decker" - are not looked at.
-        """
-        known = {
-            contrast.normalised(name)
-            for item in records.attributes
-            for name in item
-        }
-        families = {
-            name: family
-            for name, family in self._families.items()
+    An attribute that items have themselves is left to them, and words that
+    are part of another attribute's value - the black of "Black & Decker" -
+    are not looked at.
+    """
+    known = set(map(contrast.normalised, seen.names_of(records.attributes)))
+    attributes = []
+    for item, told in enumerate(records.attributes):
+        title = _without(records.titles[item], told)
+        begin = records.texts[item][:_BEGIN]
+        text = f"{title}. {_without(begin, told)}"
+        more = {
+            name: value
+            for name, family in families.items()
             if contrast.normalised(name) not in known
+            and (value := family.first(title if family.titles else text))
         }
-        attributes = []
-        for item, own in enumerate(records.attributes):
-            title = _without(records.titles[item], own)
-            begin = records.texts[item][:_BEGIN]
-            text = f"{title}. {_without(begin, own)}"
-            more = {
-                name: value
-                for name, family in families.items()
-                if (value := family.first(title if family.titles else text))
-            }
-            attributes.append({**own, **more})
-        return dataclasses.replace(records, attributes=attributes)
+        attributes.append({**told, **more})
+    return dataclasses.replace(records, attributes=attributes)
 
 
 def _without(text: str, own: Mapping[str, str]) -> str:
@@ -195,7 +179,7 @@ def _without(text: str, own: Mapping[str, str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Family:
+class Family:
     """What finds the values of an attribute.
 
     Attributes:
@@ -209,7 +193,7 @@ class _Family:
     titles: bool
 
     @classmethod
-    def read(cls, table: Mapping[str, Any]) -> _Family:
+    def read(cls, table: Mapping[str, Any]) -> Family:
         """Reads a table of the file."""
         known = {"values", "patterns", "in_titles"}
         if set(table) - known or not set(table) & {"values", "patterns"}:
