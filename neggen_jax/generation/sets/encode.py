@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,19 @@ def encode(
     files.check_source(path, manifest, source)
     kind = features.encoder_of("text", encoder, dim, batch_size, seed)
     texts = survey(path, described["num_items"], manifest)
-    other = _other(directory, like, described) if like else None
+    other = None
+    if like:
+        taught = sets.read(directory, like, texts.num_items, source)
+        learned = survey(
+            sets.locate(directory, like), texts.num_items, taught.manifest
+        )
+        other = {"set": like, "records": learned.digest}
     # Made late enough that nobody waits for weights to hear of bad records.
     track = features.tracked if progress else untracked
     coder = kind(model, dim, batch_size, seed, track)
     with _writing(path) as partial:
         if other is not None:
-            _learn(coder, other)
+            _learn(coder, learned, taught)
         vectors = _vectors(
             coder, texts, partial / "vectors.npy", track, other is not None
         )
@@ -105,7 +111,7 @@ def encode(
             "source": source,
             "records": texts.digest,
             "texts": len(texts),
-            **({"like": _told(other)} if other is not None else {}),
+            **({"like": other} if other else {}),
             **_about(made, texts),
         }
         del vectors, made
@@ -119,24 +125,8 @@ def encode(
 # -- vectors -----------------------------------------------------------------
 
 
-def _other(
-    directory: Path, name: str, described: Mapping[str, Any]
-) -> tuple[Texts, Counterfactuals]:
-    """The texts of another set, and what became of them."""
-    count, source = described["num_items"], store.items_digest(described)
-    made = sets.read(directory, name, count, source)
-    path = sets.locate(directory, name)
-    return survey(path, count, made.manifest), made
-
-
-def _told(other: tuple[Texts, Counterfactuals]) -> dict[str, str]:
-    texts, made = other
-    return {"set": made.name, "records": texts.digest}
-
-
-def _learn(coder: Encoder, other: tuple[Texts, Counterfactuals]) -> None:
+def _learn(coder: Encoder, texts: Texts, made: Counterfactuals) -> None:
     """Learns from the texts of another set, and makes sure that it has."""
-    texts, made = other
     sample, _ = _sampled(len(texts), coder.seed)
     learned = coder.fit_transform(texts.take(sample))
     some = np.flatnonzero(texts.slot == DESCRIPTION)[:_CHECKED]

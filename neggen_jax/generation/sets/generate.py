@@ -129,25 +129,18 @@ def summarise(counts: Mapping[str, Any], path: Path) -> None:
       counts: of the manifest.
       path: of the set.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, title=path.name)
-    table.add_column(style="bold")
+    print(f"{path.name}, in {path}")
     for modality, found in counts.items():
-        total = found["accepted"] + found["failed"]
-        table.add_row(
-            modality,
-            f"{found['accepted']:,} of {total:,} accepted "
-            f"({found['accepted'] / total:.1%}), "
-            f"{found['counterfactuals']:,} counterfactuals",
+        accepted, total = found["accepted"], found["accepted"] + found["failed"]
+        print(
+            f"  {modality}: {accepted:,} of {total:,} accepted "
+            f"({accepted / total:.1%}), {found['counterfactuals']:,} "
+            "counterfactuals"
         )
         for title, column in (("failed", "reasons"), ("changed", "changed")):
             told = [f"{word} {n:,}" for word, n in found[column].items()]
             if told:
-                table.add_row(f"  {title}", ", ".join(told[:12]))
-    table.add_row("directory", os.fspath(path))
-    Console(soft_wrap=True).print(table)
+                print(f"    {title}: {', '.join(told[:12])}")
 
 
 def _is_encoded(
@@ -268,9 +261,8 @@ def _chosen(scope: Scope, shard: Shard) -> Sequence[int]:
     found: set[int] = set()
     for word in scope.items.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", word)
-        first, last = 1, 0
-        if match:
-            first, last = int(match[1]), int(match[2] or match[1])
+        first = int(match[1]) if match else 1
+        last = int(match[2] or match[1]) if match else 0
         if not first <= last < shard.num_items:
             raise InputError(
                 "These are not items of the dataset.",
@@ -279,11 +271,8 @@ def _chosen(scope: Scope, shard: Shard) -> Sequence[int]:
                 f"{shard.num_items}",
                 found=word,
             )
-        ours = range(
-            max(first, shard.items.start), min(last + 1, shard.items.stop)
-        )
-        found.update(ours)
-    return sorted(found)
+        found.update(range(first, last + 1))
+    return sorted(found.intersection(shard.items))
 
 
 def _todo(
@@ -298,37 +287,31 @@ def _todo(
 
 def _ended(book: Ledger, stopped: int, directory: Path, name: str) -> bool:
     """Says what is to be done next; whether the set is complete."""
+    shard, done = book.shard, len(book) - book.missing
     if stopped:
-        _leave(book, stopped)
+        print(
+            f"stopped: {done:,} of {len(book):,} records are in {book.path}; "
+            "the same command goes on from there",
+            flush=True,
+        )
+        sys.stderr.flush()
+        if any(
+            thread is not threading.main_thread() and not thread.daemon
+            for thread in threading.enumerate()
+        ):
+            # A thread that still computes would be waited for.
+            os._exit(128 + stopped)
+        raise SystemExit(128 + stopped)
     if book.missing:
         print(
             f"{book.missing:,} of {len(book):,} records are still to be "
-            "written: the same command without --limit and --items writes "
-            "them"
+            "written: the same command without --limit and --items writes them"
         )
         return False
     book.finish()
-    shard = book.shard
     if shard.count > 1:
         print(
             f"shard {shard.index}/{shard.count} is complete; when all are: "
             f"launch/generate.py --data={directory} --set={name} --merge"
         )
     return shard.count == 1
-
-
-def _leave(book: Ledger, number: int) -> None:
-    """Says how to go on, and ends the process."""
-    print(
-        f"stopped: {len(book) - book.missing:,} of {len(book):,} records are "
-        f"in {book.path}; the same command goes on from there",
-        flush=True,
-    )
-    sys.stderr.flush()
-    if any(
-        thread is not threading.main_thread() and not thread.daemon
-        for thread in threading.enumerate()
-    ):
-        # A thread that still computes would be waited for.
-        os._exit(128 + number)
-    raise SystemExit(128 + number)

@@ -1,14 +1,14 @@
-"""How far generation is: a bar on the terminal, plain lines elsewhere."""
+"""How far generation is: one line on the terminal, several elsewhere."""
 
 from __future__ import annotations
 
 import datetime
+import shutil
 import sys
 import time
-from typing import Any
 
-# Seconds between two plain lines.
-_INTERVAL = 10.0
+# Seconds between two lines, and between two states of a line on a terminal.
+_INTERVAL, _LIVE = 10.0, 0.2
 
 
 class Progress:
@@ -25,56 +25,40 @@ class Progress:
         self._before = self._done = done
         self._failed = 0
         self._begun = self._said = time.monotonic()
-        self._bar: Any = None
+        self._live = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         going_on = f", of which {self._done:,} are there" if self._done else ""
         print(f"{self._title}: {self._total:,} records{going_on}", flush=True)
-        if sys.stderr.isatty():
-            self._bar = _bar()
-            self._task = self._bar.add_task(
-                self._title, total=self._total, completed=self._done, said=""
-            )
-            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live:
+            print(file=sys.stderr)
         if self._done > self._before:
-            print(f"{self._title}: {self._text()}", flush=True)
+            print(self._line(), flush=True)
 
     def advance(self, accepted: bool) -> None:
         """Counts one more record."""
         self._done += 1
         self._failed += not accepted
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self._done, said=self._text()
-            )
-        elif time.monotonic() - self._said > _INTERVAL:
-            self._said = time.monotonic()
-            print(f"{self._title}: {self._text()}", flush=True)
+        now = time.monotonic()
+        if now - self._said < (_LIVE if self._live else _INTERVAL):
+            return
+        self._said = now
+        if self._live:
+            # Over the one before; what is left of that is erased.
+            line = self._line()[: shutil.get_terminal_size().columns - 1]
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+        else:
+            print(self._line(), flush=True)
 
-    def _text(self) -> str:
+    def _line(self) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-6)
         rate = (self._done - self._before) / seconds
         left = round((self._total - self._done) / rate) if rate else 0
         failed = f", {self._failed:,} failed" if self._failed else ""
         return (
-            f"{self._done:,}/{self._total:,}, {rate:,.3g} a second, "
-            f"{datetime.timedelta(seconds=left)} left{failed}"
+            f"{self._title}: {self._done:,}/{self._total:,}, {rate:,.3g} a "
+            f"second, {datetime.timedelta(seconds=left)} left{failed}"
         )
-
-
-def _bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[said]}"),
-        console=Console(stderr=True),
-    )

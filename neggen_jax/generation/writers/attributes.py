@@ -29,7 +29,7 @@ _TRIES = 16
 
 
 class Attributes:
-    """Writes counterfactuals by rule.
+    """Writes counterfactuals by rule. See `Writer`.
 
     What is written of an item depends on the catalogue, the options and the
     item alone, whatever is written before it or elsewhere. Nobody is asked for
@@ -49,12 +49,6 @@ class Attributes:
         changed, in which it changes alone.
       seed: another one draws others.
 
-    Attributes:
-      name: "attributes".
-      model: "".
-      prompt_version: "".
-      concurrency: 1; it never waits.
-
     Raises:
       InputError: for unknown words, or if nothing can be changed.
     """
@@ -62,7 +56,7 @@ class Attributes:
     name = "attributes"
     model = ""
     prompt_version = ""
-    concurrency = 1
+    concurrency = 1  # it never waits
 
     def __init__(
         self,
@@ -136,13 +130,12 @@ class Attributes:
             "backend": self.name,
         }
         changed = list(self._draw(task))
-        names = [
-            name
+        every = {**task.kept, **task.attributes}
+        old = {
+            name: every[name]
             for name in self._told(task.modality)
             if any(name in new for new in changed)
-        ]
-        every = {**task.kept, **task.attributes}
-        old = {name: every[name] for name in names}
+        }
         template = self._template(task, old)
         described = template.factual()
         if not changed:
@@ -154,13 +147,13 @@ class Attributes:
             **base,
             description=described,
             attributes=old,
-            masked=template.masked(names),
+            masked=template.masked(old),
             negatives=tuple(
                 Alternative(
                     template.changed(new),
                     {
                         name: (old[name], new[name])
-                        for name in names
+                        for name in old
                         if name in new
                     },
                 )
