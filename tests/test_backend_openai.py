@@ -528,14 +528,6 @@ def test_a_key_of_other_letters_is_refused_without_showing_it(monkeypatch):
     assert "schl" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"tries": 0}, {"first": 0.0}, {"give_up": -1}, {"patience": -1}]
-)
-def test_retries_without_sense_are_refused(wrong):
-    with pytest.raises(InputError, match=next(iter(wrong))):
-        Retry(**wrong)
-
-
 def test_a_missing_sdk_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match="requirements-openai"):

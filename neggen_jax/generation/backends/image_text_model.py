@@ -31,9 +31,8 @@ class ImageTextModel:
     Args:
       path: a directory that `save_pretrained` wrote, or a name on the Hugging
         Face hub.
-      device: of PyTorch; "auto" takes a GPU if there is one.
-      dtype: of weights and arithmetic; "auto" is bfloat16 on a GPU that has
-        it, float16 on an older one, float32 on a CPU.
+      device: of PyTorch.
+      dtype: of weights and arithmetic; see `Transformers` for both.
 
     Attributes:
       device: where it is.

@@ -200,19 +200,12 @@ class OpenAI:
     async def _wait(
         self, outcome: Outcome, ends: Mapping[str, int], begun: float
     ) -> float:
-        """How long to wait until a request may be sent again.
+        """Seconds to wait until a request may be sent again, if it may.
 
         Args:
           outcome: of its last try.
           ends: how often its tries ended how.
           begun: when it was first to be sent.
-
-        Returns:
-          Seconds.
-
-        Raises:
-          RequestError: if this request should not be sent again.
-          InputError: if none should.
         """
         retry, kind = self._retry, outcome.kind
         if kind == "declined":

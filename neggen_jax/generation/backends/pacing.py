@@ -16,8 +16,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 
-from neggen_jax.errors import InputError
-
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
@@ -39,21 +37,6 @@ class Retry:
     longest: float = 60.0
     patience: float = 900.0
     give_up: int = 5
-
-    def __post_init__(self) -> None:
-        for name, right, expected in (
-            ("tries", self.tries >= 1, "at least 1"),
-            ("give_up", self.give_up >= 0, "at least 0"),
-            ("first", self.first > 0, "more than 0"),
-            ("longest", self.longest > 0, "more than 0"),
-            ("patience", self.patience > 0, "more than 0"),
-        ):
-            if not right:
-                raise InputError(
-                    f"Requests cannot be retried with this {name}.",
-                    expected=expected,
-                    found=getattr(self, name),
-                )
 
 
 class Gate:

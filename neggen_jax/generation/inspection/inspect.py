@@ -31,8 +31,8 @@ from neggen_jax.generation.sets import files, merging
 
 # Longer side of a picture, in pixels.
 THUMBNAIL = 320
-# Failed records that are listed in one line each.
-LISTED = 200
+# Failed records that are listed of each kind of reason.
+LISTED = 20
 # Of a manifest: what the figures tell better, and what tells a person nothing.
 _UNTOLD = {
     "format",
@@ -177,7 +177,7 @@ def _collect(directory: Path, path: Path, number: int, seed: int) -> Page:
         figures=figures,
         items=tuple(_show(catalog, index, i) for i in index.choose(number)),
         having_failed=len(index.failed_items),
-        failures=tuple(index.failures()),
+        failures=index.failures,
     )
 
 
@@ -210,7 +210,7 @@ class _Index:
         self._num_items, self._seed = num_items, seed
         self._files: list[Path] = []
         self._rows = array.array("q")  # item, file, first byte, failed
-        self._failed: dict[str, list[Record]] = {}
+        self.failures: dict[str, list[Record]] = {}
 
     def seen(
         self, found: Iterator[tuple[Path, int, Record]]
@@ -230,8 +230,8 @@ class _Index:
             row = record.item, len(self._files) - 1, at, failed
             self._rows.extend(row)
             kind = merging.reason_kind(record.error)
-            if failed and len(self._failed.setdefault(kind, [])) < LISTED:
-                self._failed[kind].append(record)
+            if failed and len(self.failures.setdefault(kind, [])) < LISTED:
+                self.failures[kind].append(record)
             yield record
 
     @functools.cached_property
@@ -265,16 +265,6 @@ class _Index:
                 lines.seek(at)
                 found.append(records.parse(lines.readline(), lines.name))
         return tuple(sorted(found, key=lambda record: record.key))
-
-    def failures(self) -> list[Record]:
-        """Failed records: all, or as many of each kind as there is room."""
-        left, found = LISTED, []
-        kinds = sorted(self._failed.values(), key=len)
-        for place, some in enumerate(kinds):
-            room = left // (len(kinds) - place)
-            found += some[:room]
-            left -= len(some[:room])
-        return sorted(found, key=lambda record: record.key)
 
 
 def _show(catalog: Catalog, index: _Index, item: int) -> Shown:

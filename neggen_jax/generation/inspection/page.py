@@ -14,12 +14,12 @@ import html
 import importlib.resources
 import io
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neggen_jax import plots_counterfactuals
 from neggen_jax.generation.inspection import summary, wording
 from neggen_jax.generation.records import Alternative, Record
-from neggen_jax.generation.sets.merging import reason_kind
 
 _DPI = 144
 _FEW = 20  # failures that need not be unfolded
@@ -85,7 +85,7 @@ class Page:
       figures: of `summary.summary`.
       items: random ones.
       having_failed: items of which a record failed, in all.
-      failures: records that failed, of each kind of reason some.
+      failures: kind of reason -> some of the records that failed for it.
     """
 
     title: str
@@ -94,7 +94,7 @@ class Page:
     figures: dict[str, Any]
     items: tuple[Shown, ...]
     having_failed: int
-    failures: tuple[Record, ...]
+    failures: Mapping[str, Sequence[Record]]
 
 
 def render(page: Page) -> str:
@@ -271,25 +271,20 @@ def _paragraph(words: str) -> str:
 
 
 def _failures(page: Page) -> str:
-    total, number = page.figures["failed"], len(page.failures)
-    if not number:
+    total = page.figures["failed"]
+    if not total:
         return ""
-    headline = f"{total:,} failed record" + ("" if total == 1 else "s")
-    if number < total:
-        headline = f"{number:,} of {total:,} failed records, of all kinds"
     counts: collections.Counter[str] = collections.Counter()
     for about in page.figures["modalities"].values():
         counts.update(about["reasons"])
-    found: dict[str, list[Record]] = {kind: [] for kind in counts}
-    for record in page.failures:
-        found[reason_kind(record.error)].append(record)
+    headline = f"{total:,} failed record" + ("" if total == 1 else "s")
     return f"<h2>{headline}</h2>" + "\n".join(
-        _reason(kind, count, found[kind], number <= _FEW)
+        _reason(kind, count, page.failures[kind], total <= _FEW)
         for kind, count in counts.most_common()
     )
 
 
-def _reason(kind: str, count: int, some: list[Record], shown: bool) -> str:
+def _reason(kind: str, count: int, some: Sequence[Record], shown: bool) -> str:
     """Records that failed for one kind of reason."""
     rows = "".join(
         f"<tr><td>item {record.item}, <bdi>{_text(record.id)}</bdi></td>"

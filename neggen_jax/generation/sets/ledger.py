@@ -152,11 +152,6 @@ class Ledger:
         """Number of tasks without a record."""
         return self._state.count(OPEN)
 
-    @property
-    def failed(self) -> int:
-        """Number of tasks whose record says why they failed."""
-        return self._state.count(FAILED)
-
     def state(self, item: int, modality: str) -> int:
         """`OPEN`, `ACCEPTED` or `FAILED`."""
         return self._state[self._place(item, modality)]
