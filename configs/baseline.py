@@ -6,7 +6,9 @@
 The argument names the encoder and, after commas, what else differs:
 
     lightgcn | mf | vbpr | freedom | mci     the encoder (default lightgcn)
-    popularity                               negatives by popularity^0.75
+    uniform | popularity | dns               negatives: uniform, by
+                                             popularity^0.75, or the hardest
+                                             of 8 uniform ones
     smoke                                    two epochs, to see that it runs
 
 One device is enough: at 100 k interactions and two CPU cores an epoch takes
@@ -63,21 +65,24 @@ _ENCODERS = {
 }
 
 
+# How negatives are drawn -> the source.
+_SAMPLERS = {
+    "uniform": {"name": "uniform", "count": 1},
+    "popularity": {"name": "popularity", "count": 1, "exponent": 0.75},
+    "dns": {"name": "dns", "count": 1, "candidates": 8},
+}
+
+
 def get_config(argument: str = "") -> ConfigDict:
-    encoder, options = words(
-        argument, _ENCODERS, options=("popularity", "smoke")
+    encoder, sampler, options = words(
+        argument, _ENCODERS, _SAMPLERS, options=("smoke",)
     )
     config = base()
     config.encoder = {"name": encoder, "dim": 64, **_ENCODERS[encoder]}
     config.losses.update(_LOSSES[encoder])
     if encoder in _LEARNING_RATES:
         config.optimizer.learning_rate = _LEARNING_RATES[encoder]
-    if "popularity" in options:
-        config.negatives.sampled = {
-            "name": "popularity",
-            "count": 1,
-            "exponent": 0.75,
-        }
+    config.negatives.sampled = _SAMPLERS[sampler]
     if "smoke" in options:
         config.train.epochs = 2
     return config

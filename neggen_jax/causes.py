@@ -11,7 +11,8 @@ Of item i and attribute a, with P and h as in `models/causal.py`,
     effect(i, a) = P(h_i - h~_ia) - P(0)
 
 is what the module takes the item's value of a to be worth; P(0), what it
-answers where nothing is changed, says nothing of any attribute.
+answers where nothing is changed, says nothing of any attribute. Of a module
+whose effect is the content, c = P(h), it is P(h_i) - P(h~_ia).
 """
 
 from __future__ import annotations

@@ -193,9 +193,10 @@ def alignment(
     *,
     source: str = "counterfactual",
     temperature: float = 0.2,
+    anchor: str = "item",
     others: bool = False,
 ) -> jax.Array:
-    """Draws the causal effect of an item towards its embedding (NegGen).
+    """Draws the causal effect of an item towards an embedding (NegGen).
 
     InfoNCE by cosines: the anchor is the embedding `e_i`, its positive the
     effect `c_i`, its negatives the item's counterfactual effects `c~_ik`. As
@@ -208,10 +209,12 @@ def alignment(
       negatives: by source.
       source: which has the effects.
       temperature: divides the cosines.
+      anchor: "item", or "user" for `e_u` instead: the effect is then what
+        tells the items that a user chose.
       others: let the effects of the batch's other items be negatives too.
 
     Returns:
-      The mean over the pairs whose item has a counterfactual.
+      The mean over the pairs whose item has an effect.
     """
     effect = _drawn(negatives, source).effect
     if effect is None:
@@ -220,19 +223,34 @@ def alignment(
             where=f"config.losses, negatives of {source!r}",
             expected="a source that is 'counterfactual'",
         )
-    items = batch["items"]
-    anchors = _unit(encoded.items[items])
+    if anchor not in ("item", "user"):
+        raise InputError(
+            "A loss has an unknown anchor.",
+            where="config.losses, alignment",
+            expected="'item' or 'user'",
+            found=repr(anchor),
+        )
+    users, items = batch["users"], batch["items"]
+    by_user = anchor == "user"
+    table, rows = (encoded.users, users) if by_user else (encoded.items, items)
+    anchors = _unit(table[rows])
     ours, theirs = _unit(effect.factual), _unit(effect.counterfactual)
     own = (anchors * ours).sum(-1) / temperature
     wrong = jnp.einsum("bd,bkd->bk", anchors, theirs) / temperature
-    there = effect.present.any(axis=1)
     logits = [own[:, None], jnp.where(effect.present, wrong, -jnp.inf)]
     if others:
-        # The same item again is no negative of itself.
-        same = (items[:, None] == items) | ~there
+        # The same item again is no negative of itself, nor are those of a
+        # user's own items that the batch shows to be such.
+        left_out = (items[:, None] == items) | ~effect.known
+        if by_user:
+            left_out |= users[:, None] == users
         cross = anchors @ ours.T / temperature
-        logits.append(jnp.where(same, -jnp.inf, cross))
+        logits.append(jnp.where(left_out, -jnp.inf, cross))
     apart = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1) - own
+    there = effect.known
+    if not others:
+        # Told from nothing, an effect learns nothing.
+        there &= effect.present.any(axis=1)
     return (apart * there).sum() / jnp.maximum(there.sum(), 1)
 
 

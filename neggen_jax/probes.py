@@ -127,11 +127,12 @@ def ask(
       dim: width of the embeddings.
     """
     model, moments = run.program.recommender, run.inputs.counterfactuals
+    source = model.sources[name]
 
     def call(module: Any, tables: dict[str, Rewritten]) -> Any:
         given = dataclasses.replace(moments, tables=tables)
         rows = rewritten.rows(given, {}, None)
-        return module.sources[name].effect(rows, dim)
+        return module.sources[name].causal(rows, dim)
 
     effect = jax.jit(
         lambda params, tables: model.apply(
@@ -144,8 +145,12 @@ def ask(
         # The same question without a change.
         nothing = effect(params, _tables(run, probes, probe, change=False))
         there = np.asarray(said.present)[:, 0]
-        moved = np.asarray(said.factual) - np.asarray(nothing.factual)
-        effects.append(np.where(there[:, None], moved, 0))
+        if source.effect == "content":
+            # What the item is worth less, once it is changed.
+            moved = nothing.counterfactual[:, 0] - said.counterfactual[:, 0]
+        else:
+            moved = said.factual - nothing.factual
+        effects.append(np.where(there[:, None], np.asarray(moved), 0))
         changed.append(there)
     return Asked(np.stack(effects, axis=1), np.stack(changed, axis=1))
 

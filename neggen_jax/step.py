@@ -238,7 +238,7 @@ def by_modality(tree: Any, names: Iterable[str]) -> dict[str, list[jax.Array]]:
     """The leaves of a tree whose path names a modality.
 
     A part of a path names one if it is its name, or has it between
-    underscores: of "effect/embed_text/kernel", the second names "text". Of
+    underscores: of "causal/embed_text/kernel", the second names "text". Of
     "embed_long_text" it would be "long_text", if there were such a modality;
     leaves that name two are nobody's.
 

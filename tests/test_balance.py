@@ -167,11 +167,11 @@ def test_effects_are_those_of_the_other_modalities(feed):
     run = make_effective(feed)
     state, _ = run.start()
     assert balance.modalities(run) == ("image", "text")
-    params = state.params["sources_counterfactual"]["effect"]
+    params = state.params["sources_counterfactual"]["causal"]
     rows = standardised(run.catalog.counterfactuals)
     none = {
         "sources_counterfactual": {
-            "effect": jax.tree.map(jnp.zeros_like, params)
+            "causal": jax.tree.map(jnp.zeros_like, params)
         }
     }
     _, plain = run.encode({**state.params, **none})

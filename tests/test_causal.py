@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neggen_jax.data.rewritten import Rewritten
-from neggen_jax.models.causal import CausalEffect
+from neggen_jax.models.causal import EFFECTS, CausalEffect
 
 ROWS, KINDS, DIM, HEADS = 7, 3, 16, 4
 WIDTHS = {"image": 5, "text": 9}
@@ -54,7 +54,7 @@ def attended(params, tokens, there):
     return (out + params["out"]["bias"])[there].mean(0)
 
 
-def reference(params, rows, modalities=()):
+def reference(params, rows, modalities=(), effect="difference"):
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     names = sorted(rows)
 
@@ -70,6 +70,7 @@ def reference(params, rows, modalities=()):
     c = np.zeros((ROWS, DIM))
     counter = np.zeros((ROWS, KINDS, DIM))
     changed = np.zeros((ROWS, KINDS), bool)
+    known = np.zeros(ROWS, bool)
     for i in range(ROWS):
         there = np.array([rows[n].described[i] for n in names])
         fact = np.stack([token(n, rows[n].factual[i]) for n in names])
@@ -87,9 +88,13 @@ def reference(params, rows, modalities=()):
             counter[i, k] = projected(other)
             if changed[i, k]:
                 effects.append(projected(h - other))
-        if effects:
+        if effect == "content":
+            known[i] = there.any()
+            c[i] = projected(h) if known[i] else 0
+        elif effects:
+            known[i] = True
             c[i] = np.mean(effects, axis=0)
-    return c, counter, changed
+    return c, known, counter, changed
 
 
 def make(rows, **options):
@@ -105,11 +110,13 @@ def make(rows, **options):
 
 @pytest.mark.parametrize("modalities", [(), ("text",), ("image",)])
 @pytest.mark.parametrize("absent", [False, True])
-def test_effect(modalities, absent):
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_effect(modalities, absent, effect):
     rows = make_rows(absent=absent)
-    module, params = make(rows, modalities=modalities)
+    module, params = make(rows, modalities=modalities, effect=effect)
     got = jax.jit(module.apply, static_argnums=2)({"params": params}, rows, DIM)
-    c, counter, changed = reference(params, rows, modalities)
+    c, known, counter, changed = reference(params, rows, modalities, effect)
+    np.testing.assert_array_equal(got.known, known)
     np.testing.assert_array_equal(got.present, changed)
     # Sums of some dozens of products of order one, in float32.
     np.testing.assert_allclose(got.factual, c, atol=2e-5)

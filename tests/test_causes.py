@@ -203,7 +203,7 @@ def plain_effects(run, params):
                     there_is[:, None],
                 )
             module = CausalEffect(8)
-            said.append(module.apply({"params": params["effect"]}, rows, 8))
+            said.append(module.apply({"params": params["causal"]}, rows, 8))
         out.append(np.asarray(said[0].factual - said[1].factual, np.float64))
         there.append(np.asarray(said[0].present)[:, 0])
     return np.stack(out, 1), np.stack(there, 1)
@@ -302,8 +302,8 @@ def test_a_module_that_reads_causes_alone_finds_them(made):
     for modality in PROBES:
         shown = [n for n in NAMES if KNOWN[n][0] == modality]
         blind = np.repeat([not KNOWN[n][1] for n in shown], VALUES)
-        kernel = source["effect"][f"embed_{modality}"]["kernel"]
-        source["effect"][f"embed_{modality}"]["kernel"] = jnp.where(
+        kernel = source["causal"][f"embed_{modality}"]["kernel"]
+        source["causal"][f"embed_{modality}"]["kernel"] = jnp.where(
             blind[:, None], 0.0, kernel
         )
     state = changed(state, source)
@@ -352,7 +352,7 @@ def test_users_who_feel_the_effect_are_told_apart(made):
 def test_what_is_said_of_nothing_is_not_counted(made, found):
     run, state = made
     source = jax.tree.map(lambda x: x, state.params["sources_counterfactual"])
-    source["effect"]["project_out"]["bias"] += 7.0
+    source["causal"]["project_out"]["bias"] += 7.0
     told = causes.measure(
         run, changed(state, source), make_set(TRUTH, probes=True), TRUTH
     )

@@ -276,33 +276,39 @@ def test_content_needs_views(problem):
         losses.content_bpr(bare, batch, drawn(bare, items))
 
 
-def effects(present):
+def effects(known, present):
     """Causal effects of the batch's items; an item's are the same each time."""
     rng = np.random.default_rng(7)
     c = rng.normal(size=(ITEMS, DIM)).astype(np.float32)
     counter = rng.normal(size=(ITEMS, COUNT, DIM)).astype(np.float32)
-    return c, counter, present
+    return Effect(c, known, counter, present)
 
 
-def aligned(encoded, batch, c, counter, present, temperature, others):
+def aligned(encoded, batch, effect, temperature, others, anchor):
     """Alignment in float64, pair by pair."""
 
     def cosine(x, y):
         return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
 
     total, count = 0.0, 0
-    table = encoded.items.astype(np.float64)
-    c, counter = c.astype(np.float64), counter.astype(np.float64)
-    for i in batch["items"]:
-        if not present[i].any():
+    c, counter, users, items = in_float64(
+        (effect.factual, effect.counterfactual, encoded.users, encoded.items)
+    )
+    pairs = list(zip(batch["users"], batch["items"], strict=True))
+    for u, i in pairs:
+        present = effect.present[i]
+        if not effect.known[i] or not (others or present.any()):
             continue
-        logits = [cosine(table[i], c[i])]
-        logits += [cosine(table[i], x) for x in counter[i][present[i]]]
+        e = users[u] if anchor == "user" else items[i]
+        logits = [cosine(e, c[i])]
+        logits += [cosine(e, x) for x in counter[i][present]]
         if others:
             logits += [
-                cosine(table[i], c[j])
-                for j in batch["items"]
-                if j != i and present[j].any()
+                cosine(e, c[j])
+                for v, j in pairs
+                if j != i
+                and effect.known[j]
+                and not (anchor == "user" and v == u)
             ]
         logits = np.array(logits) / temperature
         total += np.log(np.exp(logits).sum()) - logits[0]
@@ -311,22 +317,33 @@ def aligned(encoded, batch, c, counter, present, temperature, others):
 
 
 @pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("anchor", ["item", "user"])
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
-def test_alignment(problem, others, temperature):
+def test_alignment(problem, others, anchor, temperature):
     encoded, batch, _ = problem
     present = np.random.default_rng(8).random((ITEMS, COUNT)) < 0.6
-    present[batch["items"][0]] = False
-    given = effects(present)
-    rows = [x[batch["items"]] for x in given]
-    made = Negatives(rows[1], rows[2].astype(np.float32), effect=Effect(*rows))
+    known = present.any(axis=1)
+    # One pair has an effect and no counterfactual, another has neither.
+    present[batch["items"][:2]] = False
+    known[batch["items"][1]] = False
+    assert known[batch["items"][0]]
+    # A user is there twice, with different items.
+    batch["users"][2] = batch["users"][3]
+    assert batch["items"][2] != batch["items"][3]
+    given = effects(known, present)
+    rows = jax.tree.map(lambda x: x[batch["items"]], given)
+    made = Negatives(
+        rows.counterfactual, rows.present.astype(np.float32), effect=rows
+    )
     got = losses.alignment(
         encoded,
         batch,
         {"counterfactual": made},
         temperature=temperature,
+        anchor=anchor,
         others=others,
     )
-    want = aligned(encoded, batch, *given, temperature, others)
+    want = aligned(encoded, batch, given, temperature, others, anchor)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
@@ -334,6 +351,7 @@ def test_alignment_of_nothing_is_nothing(problem):
     encoded, batch, _ = problem
     effect = Effect(
         jnp.zeros((BATCH, DIM)),
+        jnp.zeros(BATCH, bool),
         jnp.zeros((BATCH, COUNT, DIM)),
         jnp.zeros((BATCH, COUNT), bool),
     )

@@ -13,6 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from neggen_jax.data.rewritten import Rewritten
+from neggen_jax.errors import InputError
+
+# What the effect is read off.
+EFFECTS = ("difference", "content")
 
 
 @flax.struct.dataclass
@@ -20,13 +24,14 @@ class Effect:
     """What the causal module says of `n` items.
 
     Attributes:
-      factual: c, `[n, d]`: the causal effect, factual minus counterfactual;
-        the mean over the counterfactuals, and 0 where there is none.
+      factual: c, `[n, d]`, of the item as it is; 0 where it is not known.
+      known: bool `[n]`, whether it is.
       counterfactual: c~, `[n, K, d]`, of each counterfactual.
       present: bool `[n, K]`, whether there is that counterfactual.
     """
 
     factual: jax.Array
+    known: jax.Array
     counterfactual: jax.Array
     present: jax.Array
 
@@ -41,10 +46,17 @@ class CausalEffect(nn.Module):
       heads: of the attention; they divide the width of embeddings.
       modalities: whose counterfactuals count; the others' tokens stay
         factual in both. () takes all.
+      effect: "difference", c = P(h - h~), the mean over an item's
+        counterfactuals, as the paper has it; or "content", c = P(h), which
+        an item without counterfactuals has too. c~ = P(h~) in both. A
+        difference and a content come out of the same P, which can tell them
+        apart by their sizes alone: against c~, a content has to tell what
+        was changed.
     """
 
     heads: int = 8
     modalities: tuple[str, ...] = ()
+    effect: str = "difference"
 
     @nn.compact
     def __call__(self, rows: dict[str, Rewritten], dim: int) -> Effect:
@@ -54,6 +66,13 @@ class CausalEffect(nn.Module):
           rows: modality -> vectors.
           dim: d, of the encoder's embeddings.
         """
+        if self.effect not in EFFECTS:
+            raise InputError(
+                "Unknown kind of causal effect.",
+                where="effect",
+                expected=f"one of {', '.join(EFFECTS)}",
+                found=self.effect,
+            )
         attention = nn.MultiHeadDotProductAttention(
             num_heads=self.heads, qkv_features=dim, name="attention"
         )
@@ -63,7 +82,7 @@ class CausalEffect(nn.Module):
         def project(x: jax.Array) -> jax.Array:
             return outer(nn.relu(inner(x)))
 
-        tokens, rewritten, known, changed = [], [], [], []
+        tokens, rewritten, described, changed = [], [], [], []
         for name, row in sorted(rows.items()):
             embed = nn.Dense(dim, name=f"embed_{name}")
             factual = embed(row.factual)
@@ -76,21 +95,23 @@ class CausalEffect(nn.Module):
                 # A modality that was not rewritten is as it was.
                 jnp.where(here[..., None], other, factual[:, None])
             )
-            known.append(row.described)
+            described.append(row.described)
             changed.append(here)
-        there = jnp.stack(known, axis=-1)
+        there = jnp.stack(described, axis=-1)
         fact = _fused(attention, jnp.stack(tokens, axis=-2), there)
         counter = _fused(
             attention, jnp.stack(rewritten, axis=-2), there[:, None]
         )
         present = jnp.any(jnp.stack(changed), axis=0)
-        weights = present / jnp.maximum(present.sum(1, keepdims=True), 1)
-        effects = project(fact[:, None] - counter)
-        return Effect(
-            jnp.einsum("nkd,nk->nd", effects, weights),
-            project(counter),
-            present,
-        )
+        if self.effect == "content":
+            known = jnp.any(there, axis=-1)
+            own = jnp.where(known[:, None], project(fact), 0.0)
+        else:
+            known = jnp.any(present, axis=1)
+            weights = present / jnp.maximum(present.sum(1, keepdims=True), 1)
+            effects = project(fact[:, None] - counter)
+            own = jnp.einsum("nkd,nk->nd", effects, weights)
+        return Effect(own, known, project(counter), present)
 
 
 def _fused(

@@ -15,11 +15,13 @@ import jax.numpy as jnp
 
 from neggen_jax.data import rewritten
 from neggen_jax.data.inputs import Inputs, Needs
+from neggen_jax.errors import InputError
 from neggen_jax.models.causal import CausalEffect, Effect
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 
 SCORES = ("symmetric", "paper")
+LENGTHS = ("free", "embedding")
 
 
 class Counterfactual(Source):
@@ -34,6 +36,12 @@ class Counterfactual(Source):
         plus lambda c~, or "paper", c~ alone, as the authors' code has it.
       modalities: whose counterfactuals count; () takes all.
       heads: of the attention over modalities.
+      effect: what c is, "difference" or "content"; see `CausalEffect`.
+      length: that of effects where they are added to embeddings: "free", as
+        the module gives it, or "embedding", that of the item's embedding.
+        L_align compares directions alone, and leaves lengths to chance.
+      contrast: whether counterfactuals are negatives. If not, they count for
+        nothing in any loss, and "content" does not read them at all.
       everywhere: compute the effect of all items in every step, so that all
         losses and sources see embeddings with it; otherwise they see those
         of the encoder, and only the positives' effects are computed.
@@ -43,6 +51,9 @@ class Counterfactual(Source):
     score: str = "symmetric"
     modalities: tuple[str, ...] = ()
     heads: int = 8
+    effect: str = "difference"
+    length: str = "free"
+    contrast: bool = True
     everywhere: bool = False
 
     def needs(self) -> Needs:
@@ -50,7 +61,15 @@ class Counterfactual(Source):
         return Needs(counterfactuals=True)
 
     def setup(self) -> None:  # noqa: D102
-        self.effect = CausalEffect(self.heads, self.modalities)
+        for name, known in (("score", SCORES), ("length", LENGTHS)):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"Unknown {name} of counterfactuals.",
+                    where=f"config.negatives.{self.name}.{name}",
+                    expected=" or ".join(known),
+                    found=getattr(self, name),
+                )
+        self.causal = CausalEffect(self.heads, self.modalities, self.effect)
 
     def extend(
         self, encoded: Encoded, inputs: Inputs, training: bool
@@ -64,10 +83,10 @@ class Counterfactual(Source):
         if skipped or not inputs.counterfactuals.tables:
             return encoded
         rows = rewritten.rows(inputs.counterfactuals, {}, None)
-        effect = self.effect(rows, encoded.items.shape[1])
+        effect = self.causal(rows, encoded.items.shape[1])
         return dataclasses.replace(
             encoded,
-            items=encoded.items + self.strength * effect.factual,
+            items=self._with(encoded.items, effect.factual),
             added=encoded.added | {str(self.name): (encoded.items, effect)},
         )
 
@@ -83,14 +102,28 @@ class Counterfactual(Source):
         else:
             base = encoded.items[items]
             rows = rewritten.rows(inputs.counterfactuals, batch, items)
-            effect = self.effect(rows, base.shape[1])
+            effect = self.causal(rows, base.shape[1])
         vectors = effect.counterfactual
         if self.score == "symmetric":
-            vectors = base[:, None] + self.strength * vectors
+            vectors = self._with(base[:, None], vectors)
+        if not self.contrast:
+            effect = effect.replace(present=jnp.zeros_like(effect.present))
         weights = effect.present.astype(jnp.float32)
         return Negatives(
             vectors,
             weights,
-            positives=base + self.strength * effect.factual,
+            positives=self._with(base, effect.factual),
             effect=effect,
         )
+
+    def _with(self, items: jax.Array, effects: jax.Array) -> jax.Array:
+        """Embeddings plus lambda times effects `[..., d]`."""
+        if self.length == "embedding":
+            size = jax.lax.stop_gradient(_length(items))
+            effects = effects * (size / _length(effects))
+        return items + self.strength * effects
+
+
+def _length(x: jax.Array) -> jax.Array:
+    # The floor keeps the gradient of a zero row finite.
+    return jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
