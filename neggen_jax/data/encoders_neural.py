@@ -42,7 +42,7 @@ class _Neural(Encoder):
             ) from error
         self._path, self._name = self._find()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        with quiet(), self._named_in_errors():
+        with loading(self._path):
             self._load()
 
     def fit_transform(self, contents: Sequence[Any]) -> np.ndarray:
@@ -131,22 +131,6 @@ class _Neural(Encoder):
                 digest.update(f"{name}:{tuple(tensor.shape)}".encode())
                 digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
-
-    @contextlib.contextmanager
-    def _named_in_errors(self) -> Iterator[None]:
-        """Turns what a loader raises into an error that names the model."""
-        try:
-            yield
-        except InputError:
-            raise
-        except (OSError, ValueError, ImportError) as error:
-            raise InputError(
-                "The model cannot be loaded.",
-                where=self._path,
-                expected="a directory that save_pretrained wrote, or a name "
-                "on the Hugging Face hub and a way to reach it",
-                found=(str(error).splitlines() or [type(error).__name__])[0],
-            ) from error
 
 
 class TextTransformer(_Neural):
@@ -341,8 +325,17 @@ def _plain(size: Any) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps Transformers' own progress bars and reports off the screen."""
+def loading(path: str) -> Iterator[None]:
+    """While a model is loaded: an error names it, and nothing else is said.
+
+    Transformers' own progress bars and reports are kept off the screen.
+
+    Args:
+      path: of the model, or its name on the hub.
+
+    Raises:
+      InputError: if the loader raises what a person can put right.
+    """
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -350,7 +343,31 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    except InputError:
+        raise
+    # The last two: memory, other weights than expected, no such device.
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
+        lost = os.path.isabs(path) and not os.path.exists(path)
+        raise InputError(
+            "The model cannot be loaded.",
+            where=path,
+            expected="a directory that save_pretrained wrote, with all that "
+            "belongs to the model, or a name on the Hugging Face hub and a way "
+            "to reach it",
+            found="no such directory" if lost else first_line(error),
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; Transformers' go on for pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from neggen_jax.errors import InputError
@@ -110,6 +111,27 @@ def parse(line: str | bytes, where: object) -> Record:
             found=f"{type(error).__name__}: {error}",
         ) from error
     return record
+
+
+def read(path: Path, torn: bool = False) -> Iterator[tuple[int, Record, str]]:
+    """Yields (first byte, record, where it stands) of a file, line by line.
+
+    Args:
+      path: the file.
+      torn: whether its last line may be without its end, as a writer leaves
+        it that is killed, or at work; then it is left out.
+
+    Raises:
+      InputError: for a line that is no record.
+    """
+    with path.open("rb") as file:
+        start = 0
+        for number, line in enumerate(file, 1):
+            if torn and not line.endswith(b"\n"):
+                return
+            where = f"{path}, line {number}"
+            yield start, parse(line, where), where
+            start += len(line)
 
 
 def _text(value: Any) -> str:

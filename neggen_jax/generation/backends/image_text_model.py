@@ -6,12 +6,11 @@ what Transformers' Auto classes promise of every such model is relied on.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from neggen_jax.data.encoders_neural import quiet
+from neggen_jax.data.encoders_neural import first_line, loading
 from neggen_jax.errors import InputError
 from neggen_jax.generation.backends import Reply, Request, RequestError
 
@@ -53,7 +52,7 @@ class ImageTextModel:
     ):
         self._path = os.fspath(path)
         self.device, self._dtype = _device_of(device, dtype)
-        with quiet(), self._named_in_errors():
+        with loading(self._path):
             self._load()
         self._try_out()
 
@@ -232,32 +231,6 @@ class ImageTextModel:
             "LLaVA, a Llama Vision or a Qwen VL",
         )
 
-    @contextlib.contextmanager
-    def _named_in_errors(self) -> Iterator[None]:
-        """Turns what a loader raises into an error that names the model."""
-        try:
-            yield
-        except InputError:
-            raise
-        # The last two: memory, other weights than expected, no such device.
-        except (
-            OSError,
-            ValueError,
-            ImportError,
-            RuntimeError,
-            AssertionError,
-        ) as error:
-            raise InputError(
-                "The model cannot be loaded.",
-                where=self._path,
-                expected="an image-text-to-text model with its processor: a "
-                "directory that save_pretrained wrote, or a name on the "
-                "Hugging Face hub and a way to reach it",
-                found="no such directory"
-                if os.path.isabs(self._path) and not os.path.exists(self._path)
-                else first_line(error),
-            ) from error
-
 
 def _to_messages(
     turns: Sequence[tuple[str, str]], picture: Image | None
@@ -299,8 +272,3 @@ def _device_of(device: str, dtype: str) -> tuple[str, Any]:
             found=dtype,
         )
     return device, found
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text; Transformers' go on for pages."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from neggen_jax.data.encoders_neural import first_line
 from neggen_jax.errors import InputError
 from neggen_jax.generation.backends import (
     Reply,
@@ -24,10 +25,7 @@ from neggen_jax.generation.backends import (
     RequestError,
     check_arguments,
 )
-from neggen_jax.generation.backends.image_text_model import (
-    ImageTextModel,
-    first_line,
-)
+from neggen_jax.generation.backends.image_text_model import ImageTextModel
 from neggen_jax.generation.backends.pictures import shrunk
 from neggen_jax.generation.backends.request_log import RequestLog
 

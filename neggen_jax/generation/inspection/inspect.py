@@ -109,30 +109,22 @@ def read(path: Path) -> Iterator[tuple[Path, int, Record]]:
     """
     merged = path / sets.RECORDS
     if (path / sets.MANIFEST).exists() and merged.exists():
-        yield from _lines(merged)
+        for at, record, _ in records.read(merged, torn=True):
+            yield merged, at, record
         return
-    files = sorted(path.glob("records-*-of-*.jsonl"))
-    if not any(file.stat().st_size for file in files):
+    journals = sorted(path.glob("records-*-of-*.jsonl"))
+    if not any(file.stat().st_size for file in journals):
         raise InputError(
             "The set has no records yet.",
             where=path,
             fix="write some: launch/generate.py",
         )
-    for file in files:
-        last = {record.key: at for _, at, record in _lines(file)}
-        for _, at, record in _lines(file):
-            if last[record.key] == at:
+    for file in journals:
+        last = {r.key: at for at, r, _ in records.read(file, torn=True)}
+        for at, record, _ in records.read(file, torn=True):
+            # It may have grown meanwhile.
+            if last.get(record.key) == at:
                 yield file, at, record
-
-
-def _lines(file: Path) -> Iterator[tuple[Path, int, Record]]:
-    with file.open("rb") as lines:
-        at = 0
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return  # being written, or torn when its writer was killed
-            yield file, at, records.parse(line, f"{file}, line {number}")
-            at += len(line)
 
 
 # -- what goes on the page ---------------------------------------------------

@@ -231,23 +231,22 @@ class Ledger:
 
     def _recover(self) -> None:
         """Reads the journal and cuts off a line that was not finished."""
+        for start, record, where in records.read(self.path, torn=True):
+            self._check_ours(record, where)
+            place = self._place(record.item, record.modality)
+            if self._state[place] == ACCEPTED:
+                raise InputError(
+                    "A task has two records.",
+                    where=where,
+                    found=f"item {record.item}, {record.modality}",
+                    fix="delete one of the lines",
+                )
+            self._note(place, record, start)
+            self._end = start
         with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                where = f"{self.path}, line {number}"
-                record = records.parse(line, where)
-                self._check_ours(record, where)
-                place = self._place(record.item, record.modality)
-                if self._state[place] == ACCEPTED:
-                    raise InputError(
-                        "A task has two records.",
-                        where=where,
-                        found=f"item {record.item}, {record.modality}",
-                        fix="delete one of the lines",
-                    )
-                self._note(place, record, self._end)
-                self._end += len(line)
+            file.seek(self._end)
+            line = file.readline()
+            self._end += len(line) * line.endswith(b"\n")
         with disk(self.path):
             os.ftruncate(self._file.fileno(), self._end)
 

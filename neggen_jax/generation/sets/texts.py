@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -148,20 +148,9 @@ def _read(
     path: Path, num_items: int
 ) -> Iterator[tuple[int, records.Record, str]]:
     """Yields (first byte, record, where it stands), in the order of keys."""
+    before = -1, 0
     try:
-        file: BinaryIO = path.open("rb")
-    except OSError as error:
-        raise InputError(
-            "The records of the set cannot be opened.",
-            where=path,
-            found=error.strerror,
-            fix="generate them again, or bring them back",
-        ) from None
-    with file:
-        start, before = 0, (-1, 0)
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            record = records.parse(line, where)
+        for start, record, where in records.read(path):
             if record.key <= before or record.item >= num_items:
                 raise InputError(
                     "A record does not stand where it should.",
@@ -172,7 +161,14 @@ def _read(
                     fix="merge the shards again: launch/generate.py --merge",
                 )
             yield start, record, where
-            start, before = start + len(line), record.key
+            before = record.key
+    except OSError as error:
+        raise InputError(
+            "The records of the set cannot be opened.",
+            where=path,
+            found=error.strerror,
+            fix="generate them again, or bring them back",
+        ) from None
 
 
 def _slots(
