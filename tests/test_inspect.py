@@ -118,7 +118,7 @@ def test_the_terminal_is_told_the_same(directory):
     assert lines[2].split() == ["accepted", "36", "(87.8%)", "41", "(100.0%)"]
     assert "text failed" in "\n".join(lines)
     ratio = figures["balance"]["ratio"]
-    assert lines[-1].endswith(f"{ratio:.2f}")
+    assert lines[-1].startswith(f"{ratio:.2f} balance of the modalities")
 
 
 # The page -------------------------------------------------------------------

@@ -238,26 +238,19 @@ def _make(records: ItemRecords, chosen: Plan, item: int, modality: str) -> Task:
 def _modalities(
     records: ItemRecords, asked: Sequence[str] | None
 ) -> tuple[str, ...]:
-    there = {
-        "text": any(records.titles)
-        or any(records.texts)
-        or any(records.attributes),
-        "image": any(records.images),
-    }
+    told = *records.titles, *records.texts, *records.attributes
+    there = {"text": any(told), "image": any(records.images)}
+    having = [modality for modality in MODALITIES if there[modality]]
     if asked is None:
-        asked = [modality for modality in MODALITIES if there[modality]]
+        asked = having
     for modality in asked:
-        if modality not in MODALITIES:
-            raise InputError(
-                f"There is no modality {modality!r}.",
-                where="--modalities",
-                fix=nearest(modality, MODALITIES),
-            )
-        if not there[modality]:
+        if modality not in having:
             raise InputError(
                 f"No item has the modality {modality!r}.",
                 where="--modalities",
-                fix="leave it out, or prepare the dataset with it",
+                fix=nearest(modality, having)
+                if having
+                else "prepare the dataset with it",
             )
     if not asked:
         raise InputError(

@@ -1,1 +1,7 @@
-"""A page to look at: what was written, and figures of it."""
+"""A page to look at: what was written of some items, and figures of all.
+
+inspect.py  what goes on the page
+page.py     the page, as one HTML file
+summary.py  the figures, and how they are told
+wording.py  which words differ, and where masks are
+"""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.catalog import Catalog, Counterfactuals
+from neggen_jax.catalog import Catalog
 from neggen_jax.data import counterfactuals as sets
 from neggen_jax.data import store
 from neggen_jax.errors import InputError
@@ -151,11 +151,21 @@ def _locate(directory: Path, set_name: str | None) -> Path:
 def _collect(directory: Path, path: Path, number: int, seed: int) -> Page:
     catalog = store.load(directory, records=True)
     source = store.items_digest(store.describe(directory))
-    settings = _settings(directory, path, source)
-    made, notes = _encoded(directory, path, catalog.num_items, source)
+    complete = (path / sets.MANIFEST).exists()
+    settings: dict[str, Any] = {}
+    if complete:
+        settings = sets.read_manifest(directory, path.name)
+    elif begun := sorted(path.glob("shard-*-of-*.json")):
+        settings = files.read_json(begun[0])
+    files.check_source(path, settings, source)
+    made, notes = None, []
+    try:
+        made = sets.read(directory, path.name, catalog.num_items, source)
+    except InputError as error:
+        notes.append(f"Without similarities: {error.problem}")
     index = _Index(catalog.num_items, seed)
     figures = summary.summary(index.seen(read(path)), made, seed=seed)
-    if not (path / sets.MANIFEST).exists():
+    if not complete:
         notes.insert(0, "The set is not complete: figures are of what is there")
     about = [
         (name.replace("_", " "), _told(value))
@@ -171,28 +181,6 @@ def _collect(directory: Path, path: Path, number: int, seed: int) -> Page:
         having_failed=len(index.failed_items),
         failures=index.failures,
     )
-
-
-def _settings(directory: Path, path: Path, source: str) -> dict[str, Any]:
-    """How the set came about, or comes about; of the same items, for sure."""
-    settings: dict[str, Any] = {}
-    if (path / sets.MANIFEST).exists():
-        settings = sets.read_manifest(directory, path.name)
-    else:
-        for file in sorted(path.glob("shard-*-of-*.json"))[:1]:
-            settings = files.read_json(file)
-    files.check_source(path, settings, source)
-    return settings
-
-
-def _encoded(
-    directory: Path, path: Path, num_items: int, source: str
-) -> tuple[Counterfactuals | None, list[str]]:
-    """The set's vectors, or why there are no similarities."""
-    try:
-        return sets.read(directory, path.name, num_items, source), []
-    except InputError as error:
-        return None, [f"Without similarities: {error.problem}"]
 
 
 class _Index:

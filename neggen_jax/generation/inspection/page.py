@@ -102,7 +102,7 @@ def render(page: Page) -> str:
     own = importlib.resources.files("neggen_jax.generation.inspection")
     parts = [
         *(f'<p class="note">{_text(note)}</p>' for note in page.notes),
-        _tiles(page),
+        _headlines(page),
         _table(page),
         _plots(page),
         _about(page),
@@ -122,13 +122,11 @@ def _text(words: str) -> str:
     return html.escape(_UNWANTED.sub("\ufffd", words))
 
 
-def _tiles(page: Page) -> str:
-    found = [
-        f'<div class="tile"><b>{_text(figure)}</b><span>{_text(what)}</span>'
-        f'<span class="faint">{_text(full)}</span></div>'
-        for figure, what, full in summary.headlines(page.figures)
-    ]
-    return f'<div class="tiles">{"".join(found)}</div>'
+def _headlines(page: Page) -> str:
+    found = "".join(
+        f"<li>{_text(told)}</li>" for told in summary.headlines(page.figures)
+    )
+    return f"<ul>{found}</ul>"
 
 
 def _table(page: Page) -> str:

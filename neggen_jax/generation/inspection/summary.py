@@ -86,41 +86,26 @@ def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def headlines(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(figure, what it is, in full) of the whole set, the first to be seen."""
-    found = [
-        (
-            percent(figures["rate"]),
-            "accepted",
-            f"{figures['accepted']:,} of {figures['records']:,} records",
-        )
-    ]
-    sizes = figures["items"]
+def headlines(figures: dict[str, Any]) -> list[str]:
+    """What is to be known of the whole set first."""
+    total, sizes = figures["records"], figures["items"]
+    found = [f"{percent(figures['rate'])} of {total:,} records accepted"]
     if sizes:
         most = max(sizes, key=int)
-        kind = "with counterfactuals"
-        if most == "2":
-            kind = "with counterfactuals of both modalities"
+        kind = " of both modalities" * (most == "2")
         rest = sum(sizes.values()) - sizes[most]
-        told = f"{rest:,} more with one of them" if rest else ""
-        found.append((f"{sizes[most]:,}", f"items {kind}", told))
-    requests = figures["attempts"]
-    if requests:  # a rule asks nobody
-        each = requests / max(1, figures["records"])
-        found.append(
-            (f"{each:.2f}", "requests a record", f"{requests:,} in all")
-        )
+        more = f", {rest:,} more with one of them" * (rest > 0)
+        found.append(f"{sizes[most]:,} items with counterfactuals{kind}{more}")
+    if requests := figures["attempts"]:  # a rule asks nobody
+        found.append(f"{requests / total:.2f} requests a record")
     balance = figures["balance"]
     if balance and balance["ratio"] is not None:
         moved = ", ".join(
             f"{m} {d:.3f}" for m, d in balance["distance"].items()
         )
         found.append(
-            (
-                f"{balance['ratio']:.2f}",
-                "balance of the modalities",
-                f"mean cosine distance: {moved}",
-            )
+            f"{balance['ratio']:.2f} balance of the modalities; mean cosine "
+            f"distance: {moved}"
         )
     return found
 
@@ -140,10 +125,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
         for title, name in (("changed", "changed"), ("failed", "reasons")):
             for word, count in list(about[name].items())[:8]:
                 out.append(f"{modality} {title:<8}{count:>10,}  {word}")
-    ratio = figures["balance"] and figures["balance"]["ratio"]
-    if ratio is not None:
-        out.append(f"balance of the modalities: {ratio:.2f}")
-    return out
+    return [*out, *headlines(figures)]
 
 
 class _Counts(merging.Counts):

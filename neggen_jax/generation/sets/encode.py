@@ -1,6 +1,6 @@
 """Texts of a counterfactual set -> vectors beside its records.
 
-Stands behind `counterfactuals.py`, which completes a set, and before
+Stands behind `merging.py`, which completes a set, and before
 `data/counterfactuals.py`, by which training reads what is written here.
 
 All texts of a set - both modalities, factual and counterfactual - are encoded

@@ -1,6 +1,6 @@
 """Tasks to a writer and records to the journal, many at a time.
 
-Used by `counterfactuals.py`. What completes is written down at once; a run
+Used by `generate.py`. What completes is written down at once; a run
 that is told to stop waits a little for what is in flight, and drops the rest:
 the next run asks for it again.
 """
