@@ -92,8 +92,11 @@ def get_config(argument: str = "") -> ConfigDict:
             "source": "counterfactual",
             "temperature": 0.2,
             "anchor": "item" if published else "user",
-            "others": not published,
+            "others": 0 if published else 512,
         }
+    if not published:
+        # Effects learn slowly at LightGCN's 1e-3.
+        config.optimizer.learning_rate = 4e-3
     if together == "conditioned":
         config.negatives.generated.conditions = "counterfactuals"
     if "smoke" in options:

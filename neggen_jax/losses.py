@@ -194,7 +194,7 @@ def alignment(
     source: str = "counterfactual",
     temperature: float = 0.2,
     anchor: str = "item",
-    others: bool = False,
+    others: int = 0,
 ) -> jax.Array:
     """Draws the causal effect of an item towards an embedding (NegGen).
 
@@ -211,7 +211,8 @@ def alignment(
       temperature: divides the cosines.
       anchor: "item", or "user" for `e_u` instead: the effect is then what
         tells the items that a user chose.
-      others: let the effects of the batch's other items be negatives too.
+      others: how many of the batch's pairs lend the effects of their items
+        as further negatives; its first, and a batch is in no order.
 
     Returns:
       The mean over the pairs whose item has an effect.
@@ -241,10 +242,10 @@ def alignment(
     if others:
         # The same item again is no negative of itself, nor are those of a
         # user's own items that the batch shows to be such.
-        left_out = (items[:, None] == items) | ~effect.known
+        left_out = (items[:, None] == items[:others]) | ~effect.known[:others]
         if by_user:
-            left_out |= users[:, None] == users
-        cross = anchors @ ours.T / temperature
+            left_out |= users[:, None] == users[:others]
+        cross = anchors @ ours[:others].T / temperature
         logits.append(jnp.where(left_out, -jnp.inf, cross))
     apart = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1) - own
     there = effect.known

@@ -107,7 +107,9 @@ class Counterfactual(Source):
         if self.score == "symmetric":
             vectors = self._with(base[:, None], vectors)
         if not self.contrast:
-            effect = effect.replace(present=jnp.zeros_like(effect.present))
+            effect = dataclasses.replace(
+                effect, present=jnp.zeros_like(effect.present)
+            )
         weights = effect.present.astype(jnp.float32)
         return Negatives(
             vectors,
