@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -10,40 +11,58 @@ from neggen_jax import config as configs
 from neggen_jax import report
 from neggen_jax.data.prepare import prepare, summarise
 
-# Name of the run -> config file, with its argument.
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One row of the comparison.
+
+    Attributes:
+      config: file, with its argument.
+      start_from: name of an earlier experiment, whose encoder it begins with.
+    """
+
+    config: str
+    start_from: str = ""
+
+
 EXPERIMENTS = {
-    "mf": "configs/baseline.py:mf",
-    "lightgcn": "configs/baseline.py:lightgcn",
-    "vbpr": "configs/baseline.py:vbpr",
-    "freedom": "configs/baseline.py:freedom",
-    "mci": "configs/baseline.py:mci",
-    "gdnsm": "configs/gdnsm.py:mci",
+    "lightgcn": Experiment("configs/baseline.py:lightgcn"),
+    "lightgcn_dns": Experiment("configs/baseline.py:lightgcn,dns"),
+    "neggen": Experiment("configs/neggen.py:lightgcn", "lightgcn"),
+    "mci": Experiment("configs/baseline.py:mci"),
+    "gdnsm": Experiment("configs/gdnsm.py:mci"),
+    "both": Experiment("configs/neggen.py:mci,gdnsm", "mci"),
 }
+# What a bazaar's pictures show; the text tells the other attributes.
+_SHOWN = ("colour", "pattern", "cut", "backdrop")
 
 
 def run(
     output: str | os.PathLike[str],
-    experiments: dict[str, str] | None = None,
+    experiments: dict[str, Experiment] | None = None,
     **options: Any,
 ) -> str:
-    """Prepares a bazaar, trains every experiment on it, compares them.
+    """Prepares a bazaar, rewrites its items, trains and compares.
 
     What is there already is used or resumed.
 
     Args:
-      output: directory for the dataset (`data`), the runs, and the
-        comparison (`comparison.md`, `comparison.png`, `measures.png`).
-      experiments: name -> config file; `EXPERIMENTS` by default.
+      output: directory for the dataset (`data`), the runs, a page of
+        counterfactuals (`counterfactuals.html`), and the comparison
+        (`comparison.md`, `comparison.png`, `measures.png`).
+      experiments: name -> what to train; `EXPERIMENTS` by default.
       **options: of the bazaar.
 
     Returns:
       The comparison, as Markdown.
 
     Raises:
-      InputError: whatever preparing and training raise.
+      InputError: whatever preparing, generating and training raise.
     """
     from rich.console import Console
 
+    from neggen_jax.generation.inspection.inspect import inspect
+    from neggen_jax.generation.sets.generate import generate
     from neggen_jax.train import train_and_evaluate
 
     directory = pathlib.Path(output)
@@ -51,11 +70,15 @@ def run(
     if not (data / "catalog.json").exists():
         catalog = prepare("bazaar", None, data, **options)
         summarise(catalog, data)
+    generate(data, backend="attributes", image_attributes=list(_SHOWN))
+    inspect(data, "attributes", output=directory / "counterfactuals.html")
     experiments = EXPERIMENTS if experiments is None else experiments
     workdirs = []
-    for name, spec in experiments.items():
-        config = configs.load(spec)
+    for name, experiment in experiments.items():
+        config = configs.load(experiment.config)
         config.data.path = str(data)
+        if experiment.start_from:
+            config.train.start_from = str(directory / experiment.start_from)
         workdirs.append(directory / name)
         train_and_evaluate(config, workdirs[-1])
     report.plot_comparison(workdirs, directory / "comparison.png")
@@ -64,4 +87,5 @@ def run(
     (directory / "comparison.md").write_text(text)
     Console().print(report.compare(workdirs))
     print(f"plots: {directory}/*.png and {directory}/*/plots/")
+    print(f"what was rewritten: {directory}/counterfactuals.html")
     return text
