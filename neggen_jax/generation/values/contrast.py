@@ -165,7 +165,7 @@ def same_value(one: str, other: str) -> bool:
     as one word. It is an equivalence: what is the same as the same is the
     same.
     """
-    return _key(one) == _key(other)
+    return key(one) == key(other)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -184,8 +184,11 @@ def normalised(value: str) -> str:
     return _VALUES.get(text, text) or value.casefold().strip()
 
 
-def _key(value: str) -> str:
-    """`normalised` without the spaces that part no two numbers."""
+def key(value: str) -> str:
+    """What values that mean the same share, and no others do.
+
+    That is `normalised` without the spaces that part no two numbers.
+    """
     return _SPACES.sub("", normalised(value))
 
 

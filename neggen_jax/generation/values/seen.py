@@ -23,6 +23,13 @@ DETERMINED = 0.6
 _LEAST = 20
 # Items from which that is learned, at most.
 _SAMPLE = 100_000
+# Other values that are kept for the next item with the same one, at most.
+_KEPT = 2_000_000
+
+# New values of some attributes, and how often they were seen together.
+Seen = tuple[dict[str, str], int]
+# Of a value, the form in which it is the same as others, and its words.
+_Compared = tuple[str, frozenset[str]]
 
 
 def vague(value: str) -> bool:
@@ -148,11 +155,13 @@ class Combinations:
             values = _values(item, group)
             for seen, level in zip(self._seen, self._levels, strict=True):
                 seen.setdefault(_values(item, level), Counter())[values] += 1
-        self._known: dict[tuple, list[tuple[dict[str, str], int]]] = {}
+        self._candidates: dict[tuple, _Candidates] = {}
+        self._known: dict[tuple, list[Seen]] = {}
+        self._kept = 0
 
     def others(
         self, attributes: Mapping[str, str], among: Mapping[str, str]
-    ) -> list[tuple[dict[str, str], int]]:
+    ) -> list[Seen]:
         """Contrasting values for some of the group's attributes.
 
         Args:
@@ -160,16 +169,23 @@ class Combinations:
           among: all attributes of the item.
 
         Returns:
-          (new values, how often they were seen) in a fixed order. They come
-          from the first level that has any, and are those that contrast most:
-          in the most attributes, and not by a word alone that one has more
-          ("blue" and "dark blue"). Empty if there are none at all.
+          (new values, how often they were seen) in a fixed order, not to be
+          changed. They come from the first level that has any, and are those
+          that contrast most: in the most attributes, and not by a word alone
+          that one has more ("blue" and "dark blue"). Empty if there are none
+          at all.
         """
         names = tuple(name for name in self.group if name in attributes)
         places = tuple(_values(among, level) for level in self._levels)
         key = names, _values(attributes, names), places
         if key not in self._known:
-            self._known[key] = self._look(*key)
+            found = self._look(*key)
+            self._kept += len(found)
+            if self._kept > _KEPT:
+                # A thousand brands have each nearly a thousand others.
+                self._known.clear()
+                self._kept = len(found)
+            self._known[key] = found
         return self._known[key]
 
     def _look(
@@ -177,32 +193,86 @@ class Combinations:
         names: tuple[str, ...],
         old: tuple[str, ...],
         places: tuple[tuple[str, ...], ...],
-    ) -> list[tuple[dict[str, str], int]]:
-        at = [self.group.index(name) for name in names]
-        for seen, place in zip(self._seen, places, strict=True):
-            found: dict[int, Counter[tuple[str, ...]]] = {}
-            for values, count in seen.get(place, {}).items():
-                new = tuple(values[i] for i in at)
-                if any(map(vague, new)):
-                    continue
-                differ = sum(map(_contrast, new, old))
-                found.setdefault(differ, Counter())[new] += count
-            most = max(found, default=0)
-            if most:
-                return [
-                    (dict(zip(names, new, strict=True)), count)
-                    for new, count in sorted(found[most].items())
-                ]
+    ) -> list[Seen]:
+        ours = tuple(map(_compared, old))
+        for level, place in enumerate(places):
+            if found := self._at(names, level, place).contrasting(ours):
+                return found
         return []
+
+    def _at(
+        self, names: tuple[str, ...], level: int, place: tuple[str, ...]
+    ) -> _Candidates:
+        key = names, level, place
+        if key not in self._candidates:
+            at = [self.group.index(name) for name in names]
+            counts: Counter[tuple[str, ...]] = Counter()
+            for values, count in self._seen[level].get(place, {}).items():
+                new = tuple(values[i] for i in at)
+                if not any(map(vague, new)):
+                    counts[new] += count
+            self._candidates[key] = _Candidates(names, counts)
+        return self._candidates[key]
+
+
+class _Candidates:
+    """All values of some attributes that were seen at one place.
+
+    Args:
+      names: of the attributes.
+      counts: their values -> how often these were seen.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], counts: Mapping[tuple[str, ...], int]
+    ):
+        self._rows: list[Seen] = []
+        self._compared: list[tuple[_Compared, ...]] = []
+        self._having: dict[tuple[int, str], list[int]] = {}
+        for row, (new, count) in enumerate(sorted(counts.items())):
+            compared = tuple(map(_compared, new))
+            self._rows.append((dict(zip(names, new, strict=True)), count))
+            self._compared.append(compared)
+            for word in _marks(compared):
+                self._having.setdefault(word, []).append(row)
+
+    def contrasting(self, ours: tuple[_Compared, ...]) -> list[Seen]:
+        """Those that contrast most with an item's own values, in order."""
+        # Values without a word in common are in full contrast; to look at
+        # the others alone keeps a catalogue of many brands from comparing
+        # each with each.
+        near = {row for m in _marks(ours) for row in self._having.get(m, ())}
+        differ = {
+            row: sum(map(_contrast, self._compared[row], ours)) for row in near
+        }
+        most = 2 * len(ours)
+        if len(near) == len(self._rows):
+            most = max(differ.values(), default=0)
+        if not most:
+            return []
+        less = {row for row, contrasts in differ.items() if contrasts < most}
+        return [one for row, one in enumerate(self._rows) if row not in less]
 
 
 def _values(item: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
     return tuple(item.get(name, "") for name in names)
 
 
-def _contrast(one: str, other: str) -> int:
+def _compared(value: str) -> _Compared:
+    return contrast.key(value), frozenset(contrast.normalised(value).split())
+
+
+def _marks(compared: tuple[_Compared, ...]) -> set[tuple[int, str]]:
+    """What values that are not in full contrast share at least one of."""
+    return {
+        (number, word)
+        for number, (key, words) in enumerate(compared)
+        for word in (key, *words)
+    }
+
+
+def _contrast(one: _Compared, other: _Compared) -> int:
     """0 for the same value, 1 if one says more of it, 2 for another one."""
-    if contrast.same_value(one, other):
+    if one[0] == other[0]:
         return 0
-    words = [set(contrast.normalised(value).split()) for value in (one, other)]
-    return 1 if words[0] <= words[1] or words[1] <= words[0] else 2
+    return 1 if one[1] <= other[1] or other[1] <= one[1] else 2
