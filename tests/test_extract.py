@@ -98,6 +98,7 @@ ODD = [
     '{"masks": [' * 1000 + "," * 3000 + "]",
     '{"masks": ' + "9" * 5000 + ', "masked": "x"}',
     '{"alternatives": [[NaN, -Infinity, 1e999]]}',
+    "{" * 250 + '\\"' * 8000,
 ]
 
 SCALARS = (

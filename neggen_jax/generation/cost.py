@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,7 @@ def read(paths: Iterable[Path]) -> Cost:
     steps: dict[str, Totals] = {}
     items: set[str] = set()
     elapsed = 0.0
-    for line in (x for path in paths for x in path.read_bytes().splitlines()):
-        entry = _parsed(line)
+    for entry in (_parsed(line) for path in paths for line in _lines(path)):
         if "totals" in entry:
             elapsed += entry["totals"]["elapsed"]
         elif "label" in entry:
@@ -78,6 +77,12 @@ def read(paths: Iterable[Path]) -> Cost:
             fix="generate some records first, e.g. with --limit=200",
         )
     return Cost(steps, len(items), elapsed)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """One by one: a million items have gigabytes of them."""
+    with path.open("rb") as file:
+        yield from file
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

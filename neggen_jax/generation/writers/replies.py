@@ -46,7 +46,11 @@ _MOST_BRACES = 256
 
 
 _DECODER = json.JSONDecoder(strict=False)  # Lines may end inside a string.
-_STRING_OR_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.S)
+# A string that does not end goes on to the end of the reply: to look again
+# behind each of its quotation marks would take minutes for a bad one.
+_STRING_OR_COMMA = re.compile(
+    r'"(?:\\.|[^"\\])*(?:"|\\?\Z)|,(?=\s*[}\]])', re.S
+)
 _THOUGHT = re.compile(r"^.*</think>", re.S)
 _HEADING = re.compile(r"^(?:\W*)(?:product )?description\W*:\s*", re.I)
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.M)
