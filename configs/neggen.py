@@ -71,7 +71,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "score": "symmetric",
         "modalities": (),
         "heads": 8,
-        # The paper's is the difference; see docs/neggen.md for what it does.
+        # The paper's is the difference, which is told from c~ by its kind.
         "effect": "content",
         "length": "embedding",
         "contrast": True,

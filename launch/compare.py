@@ -4,7 +4,9 @@
         --runs='mci=runs/mci-*' --runs='gdnsm=runs/gdnsm-*'
 
 Each method is a name and a pattern of workdirs, one for each seed; the first
-is what the others are compared with. Prints a Markdown table.
+is what the others are compared with. Prints a Markdown table. --metrics takes
+any of results.json: those that single users have are tested over users and
+over seeds, the others over seeds.
 """
 
 import glob
@@ -17,6 +19,9 @@ from neggen_jax.errors import InputError
 
 _RUNS = flags.DEFINE_multi_string(
     "runs", None, "NAME=PATTERN of the workdirs of one method.", required=True
+)
+_METRICS = flags.DEFINE_list(
+    "metrics", ["recall@20", "ndcg@20"], "Columns of the table."
 )
 
 
@@ -40,6 +45,7 @@ def main(argv: list[str]) -> None:
                 sorted(
                     path for path in glob.glob(pattern) if os.path.isdir(path)
                 ),
+                _METRICS.value,
             )
         )
     print(significance.markdown(significance.rows(groups)))

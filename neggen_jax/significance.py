@@ -1,12 +1,14 @@
 """Methods compared over several seeds, with paired tests.
 
 Reads what runs leave in their workdirs: `results.json`, and every test user's
-own metrics in `per_user_test.npz`.
+own metrics in `per_user_test.npz`. Metrics that belong to no user, such as
+coverage and modality balance, are tested over seeds alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.config import RESUMABLE, flatten
-from neggen_jax.errors import InputError
+from neggen_jax.errors import InputError, nearest
 from neggen_jax.history import read_results
 from neggen_jax.metrics import paired_test
 
@@ -33,7 +35,7 @@ class Group:
       config: dotted keys, without the seed and where the runs ran.
       users: int `[U]`, evaluated users.
       seeds: of the runs, rising.
-      values: metric -> float64 `[seeds, U]`.
+      values: metric -> float64 `[seeds, U]`; `[seeds, 1]` if no user has it.
     """
 
     name: str
@@ -91,23 +93,41 @@ def _read_run(workdir: Path, metrics: Sequence[str]) -> dict[str, Any]:
     path = workdir / "per_user_test.npz"
     try:
         with np.load(path) as columns:
-            values = {key: columns[key] for key in ("users", *metrics)}
+            known = {key: columns[key] for key in columns.files}
+        values = {"users": known.pop("users")}
     except (OSError, KeyError) as error:
         raise InputError(
             "A run does not tell each user's own metrics.",
             where=path,
-            expected=", ".join(metrics),
             found=error,
-            fix="train with these among --config.evaluate.cutoffs",
+            fix="train it again",
         ) from error
+    # Of all users together, where nothing is each one's own.
+    known = {k: np.array([v]) for k, v in results["test"].items()} | known
+    for key in metrics:
+        if key not in known:
+            raise InputError(
+                f"A run does not tell {key!r}.",
+                where=workdir,
+                fix=nearest(key, known)
+                + "; more: --config.evaluate.cutoffs and .category",
+            )
+        values[key] = known[key]
     config = {
         key: value
         for key, value in flatten(results["config"]).items()
         # Where a run ran is no difference; how long, is.
         if key not in RESUMABLE or key in ("train.epochs", "train.patience")
     }
-    known = {"workdir": workdir, "config": config}
-    return {**values, **known, "dataset": results["dataset"]}
+    if config.get("train.start_from"):
+        # Each seed has its own.
+        config["train.start_from"] = "a trained encoder"
+    return {
+        **values,
+        "workdir": workdir,
+        "config": config,
+        "dataset": results["dataset"],
+    }
 
 
 def _check_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
@@ -137,7 +157,8 @@ def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
 
     Returns:
       Metric -> what `metrics.paired_test` gives, and "seed_p" (NaN below two
-      common seeds).
+      common seeds). Of a metric that no user has, all else is NaN but
+      "mean_difference".
 
     Raises:
       InputError: the two were trained on other data or evaluated on other
@@ -163,11 +184,17 @@ def compare(baseline: Group, other: Group) -> dict[str, dict[str, float]]:
             group.values[key][[group.seeds.index(seed) for seed in common]]
             for group in (other, baseline)
         )
-        out[key] = paired_test(after.mean(axis=0), before.mean(axis=0))
+        if after.shape[1] > 1:
+            out[key] = paired_test(after.mean(axis=0), before.mean(axis=0))
+        else:
+            nothing = dict.fromkeys(("t_p", "ci_low", "ci_high"), math.nan)
+            out[key] = nothing | {
+                "mean_difference": float((after - before).mean())
+            }
         out[key]["seed_p"] = (
             paired_test(after.mean(axis=1), before.mean(axis=1))["t_p"]
             if len(common) > 1
-            else float("nan")
+            else math.nan
         )
     return out
 
@@ -222,10 +249,11 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
             if "t_p" not in value:
                 cells += ["", "", ""]
                 continue
+            between = f" [{value['ci_low']:+.4f}, {value['ci_high']:+.4f}]"
+            tested = not math.isnan(value["t_p"])
             cells += [
-                f"{value['mean_difference']:+.4f} "
-                f"[{value['ci_low']:+.4f}, {value['ci_high']:+.4f}]",
-                f"{value['t_p']:.2g}",
+                f"{value['mean_difference']:+.4f}" + between * tested,
+                f"{value['t_p']:.2g}" if tested else "",
                 f"{value['seed_p']:.2g}",
             ]
         lines.append(cells)

@@ -14,7 +14,11 @@ USERS = np.arange(40) * 3
 
 def write(directory, seed, recall, config=(), dataset="toy", users=USERS):
     directory.mkdir()
-    results = {"config": {"seed": seed, **dict(config)}, "dataset": dataset}
+    results = {
+        "config": {"seed": seed, **dict(config)},
+        "dataset": dataset,
+        "test": {"recall@20": 7.0, "coverage@20": recall.sum()},
+    }
     (directory / "results.json").write_text(json.dumps(results))
     columns = {"recall@20": recall, "ndcg@20": recall / 2}
     np.savez_compressed(directory / "per_user_test.npz", users=users, **columns)
@@ -41,6 +45,46 @@ def groups(tmp_path, values):
         )
         for name in values
     ]
+
+
+def test_metrics_of_no_user_are_tested_over_seeds(tmp_path, groups, values):
+    groups = [
+        significance.read(
+            name,
+            [tmp_path / f"{name}-{seed}" for seed in range(3)],
+            ("coverage@20", "recall@20"),
+        )
+        for name in values
+    ]
+    _, row = table = significance.rows(groups)
+    plain, better = (values[name].sum(1) for name in values)
+    found = row["coverage@20"]
+    assert found["mean"] == pytest.approx(better.mean())
+    assert found["mean_difference"] == pytest.approx((better - plain).mean())
+    assert found["seed_p"] == pytest.approx(
+        stats.ttest_rel(better, plain).pvalue
+    )
+    assert np.isnan(found["t_p"])
+    # The single users' are taken where there are such.
+    assert row["recall@20"]["mean"] == pytest.approx(values["better"].mean())
+    assert "nan" not in significance.markdown(table)
+    with pytest.raises(InputError, match="does not tell") as caught:
+        significance.read("x", [tmp_path / "plain-0"], ("coverage",))
+    assert "coverage@20" in caught.value.fix
+
+
+def test_each_seed_may_begin_with_an_encoder_of_its_own(tmp_path, values):
+    workdirs = [
+        write(
+            tmp_path / str(seed),
+            seed,
+            values["plain"][seed],
+            {"train": {"start_from": f"base-{seed}"}},
+        )
+        for seed in range(2)
+    ]
+    group = significance.read("warm", workdirs)
+    assert group.config["train.start_from"] == "a trained encoder"
 
 
 def test_means_and_tests_are_those_of_scipy(groups, values):
