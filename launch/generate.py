@@ -35,7 +35,7 @@ _WORDS = {
     "prompts": "Templates of your own, like generation/writers/prompts.toml.",
     "shard": "Part i of n, as i/n with i from 0.",
     "items": "Only these items: 0,5,7-9.",
-    "encoder": "Text encoder: tfidf or transformers.",
+    "encoder": "tfidf or transformers; by default as before, or tfidf.",
     "encoder_model": "Path or hub name of a sentence encoder.",
     "encoder_like": "Set whose texts teach the encoder; for probes.",
 }

@@ -24,7 +24,7 @@ from neggen_jax.data import store
 from neggen_jax.errors import InputError
 from neggen_jax.generation import tasks, writers
 from neggen_jax.generation.records import Record
-from neggen_jax.generation.sets import ledger, merging, pipeline
+from neggen_jax.generation.sets import files, ledger, merging, pipeline
 from neggen_jax.generation.sets.ledger import Ledger, Shard
 from neggen_jax.generation.sets.progress import Progress
 from neggen_jax.generation.tasks import Plan
@@ -67,7 +67,7 @@ def generate(
     scope: Scope = Scope(),
     merge: bool = False,
     encode: bool = True,
-    encoder: str = "tfidf",
+    encoder: str | None = None,
     encoder_model: str | None = None,
     encoder_like: str = "",
     **options: Any,
@@ -81,7 +81,8 @@ def generate(
       scope: which records to write in this call.
       merge: write nothing; merge the shards that are there.
       encode: encode the set when it is complete.
-      encoder: "tfidf" or "transformers".
+      encoder: "tfidf" or "transformers"; by default that which has encoded
+        the set before, or else "tfidf".
       encoder_model: path or hub name of a sentence encoder.
       encoder_like: another set, encoded already, whose texts the encoder
         learns from.
@@ -100,25 +101,22 @@ def generate(
     name = set_name or (_PROBES if options.get("probe") else backend)
     path = sets.locate(directory, name)
     known = store.describe(directory)
+    asked = encoder or "", encoder_model, encoder_like
+    if encode and not encoder:
+        asked = _as_before(path, encoder_model, encoder_like)
     if not merge and not _write(directory, path, backend, scope, options):
         return None
     manifest = merging.merge(path, store.items_digest(known))
     summarise(manifest["counts"], path)
     if not encode:
         return manifest
-    asked = encoder, encoder_model, encoder_like
     if not merge and _is_encoded(manifest, *asked):
         print("it is encoded already; --merge encodes it again")
         return manifest
     from neggen_jax.generation.sets import encode as encoding
 
-    encoding.encode(
-        directory,
-        name,
-        encoder=encoder,
-        model=encoder_model,
-        like=encoder_like,
-    )
+    kind, model, like = asked
+    encoding.encode(directory, name, encoder=kind, model=model, like=like)
     return sets.read_manifest(directory, name)
 
 
@@ -141,6 +139,29 @@ def summarise(counts: Mapping[str, Any], path: Path) -> None:
             told = [f"{word} {n:,}" for word, n in found[column].items()]
             if told:
                 print(f"    {title}: {', '.join(told[:12])}")
+
+
+def _as_before(
+    path: Path, model: str | None, like: str
+) -> tuple[str, str | None, str]:
+    """Encoder, model and other set, where nobody says which encoder.
+
+    Vectors of one kind are never replaced by those of another unasked.
+    """
+    manifest = path / sets.MANIFEST
+    known = files.read_json(manifest) if manifest.exists() else {}
+    before = known.get("encoding") or {}
+    if before.get("encoder") == "transformers" and model is None:
+        raise InputError(
+            "The set was encoded by a neural network, and nobody says where "
+            "it is now.",
+            where=path,
+            found=(before.get("model") or {}).get("name"),
+            fix="add --encoder=transformers --encoder_model=PATH, or another "
+            "--encoder, or --noencode",
+        )
+    taught = (before.get("like") or {}).get("set", "")
+    return before.get("encoder", "tfidf"), model, like or taught
 
 
 def _is_encoded(
