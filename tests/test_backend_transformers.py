@@ -379,3 +379,14 @@ def test_the_log_counts_tokens(llava, pictures, tmp_path):
     assert "context" in by_label["item 4"]["problem"]
     assert lines[-1]["totals"]["requests"] == backend._log.totals.requests == 2
     assert lines[-1]["totals"]["answered"] == 1
+
+
+def test_a_full_disk_is_told_and_nobody_waits_for_good(llava):
+    backend = Transformers(llava, log="/dev/full")
+
+    async def run():
+        # Loading aside, an answer takes well under a second.
+        await asyncio.wait_for(backend.ask(say("a", max_tokens=2)), 60)
+
+    with pytest.raises(InputError, match="log of requests"):
+        asyncio.run(run())

@@ -228,6 +228,14 @@ def test_the_log_goes_on_after_a_torn_line(tmp_path):
     assert len([json.loads(line) for line in whole]) == 2
 
 
+def test_a_full_disk_is_told():
+    with (
+        ChatServer(echo) as server,
+        pytest.raises(InputError, match="log of requests"),
+    ):
+        one(server, log="/dev/full")
+
+
 # ---- many requests, many faults
 
 

@@ -1,7 +1,8 @@
 """What requests cost: one line of JSON for every one that was sent.
 
 Written by backends that count tokens, beside the records. It holds what the
-arithmetic of cost needs, and neither a key nor a picture nor a reply.
+arithmetic of cost needs, and neither a key nor a picture nor a reply (but a
+server's or a model's words on why there is none, cut short).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from neggen_jax.errors import InputError
 from neggen_jax.generation.backends import Reply
 
 # In a line of the log, in this order.
@@ -73,6 +75,9 @@ class RequestLog:
           seconds: it took.
           reply: what came of it; None for none.
           problem: what was wrong with it, "" if nothing.
+
+        Raises:
+          InputError: if the disk is full.
         """
         now, sums = time.monotonic(), self.totals
         if not sums.requests:
@@ -105,11 +110,19 @@ class RequestLog:
     def _write(self, line: dict[str, Any]) -> None:
         if self._path is None:
             return
-        if self._file is None:
-            self._file = _opened(self._path)
-        # Unbuffered and whole: a kill tears one line at the most.
         text = json.dumps(line, ensure_ascii=False) + "\n"
-        self._file.write(text.encode("utf-8", "replace"))
+        try:
+            if self._file is None:
+                self._file = _opened(self._path)
+            # Unbuffered and whole: a kill tears one line at the most.
+            self._file.write(text.encode("utf-8", "replace"))
+        except OSError as error:
+            raise InputError(
+                "The log of requests could not be written.",
+                where=self._path,
+                found=error.strerror,
+                fix="free some space, and run the same command again",
+            ) from error
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -138,16 +138,28 @@ class Transformers:
             replies = await self._replies(batch)
             seconds = time.monotonic() - begun
             for pending, reply in zip(batch, replies, strict=True):
-                label, gone = pending.request.label, pending.answer.done()
-                if isinstance(reply, Reply):
-                    self._log.add(label, 1, "answered", seconds, reply)
-                    if not gone:
-                        pending.answer.set_result(reply)
+                outcome = self._noted(pending.request, reply, seconds)
+                if pending.answer.done():
+                    continue
+                if isinstance(outcome, Reply):
+                    pending.answer.set_result(outcome)
                 else:
-                    problem = str(reply)
-                    self._log.add(label, 1, "failed", seconds, problem=problem)
-                    if not gone:
-                        pending.answer.set_exception(reply)
+                    pending.answer.set_exception(outcome)
+
+    def _noted(
+        self, request: Request, reply: Reply | Exception, seconds: float
+    ) -> Reply | Exception:
+        """Logs what became of a request; gives it, or why it cannot be."""
+        try:
+            if isinstance(reply, Reply):
+                self._log.add(request.label, 1, "answered", seconds, reply)
+            else:
+                self._log.add(
+                    request.label, 1, "failed", seconds, problem=str(reply)
+                )
+        except InputError as error:  # a full disk; who waits must hear of it
+            return error
+        return reply
 
     async def _replies(
         self, batch: Sequence[_Pending]
