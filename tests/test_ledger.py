@@ -220,6 +220,21 @@ def test_other_settings_are_refused(tmp_path):
         assert book.missing == 11
 
 
+def test_settings_other_than_those_of_another_shard_are_refused(tmp_path):
+    other = Shard(1, 2, 6)
+    write(tmp_path, [record(0)], Shard(0, 2, 6))
+    with pytest.raises(InputError, match="another setting of 'seed'") as caught:
+        write(tmp_path, [], other, seed=7)
+    assert "shard-0-of-2.json" in str(caught.value)
+    assert not (tmp_path / "shard-1-of-2.json").exists()
+    write(tmp_path, [record(4)], other)
+
+
+def test_shards_of_which_nothing_is_written_bind_nobody(tmp_path):
+    write(tmp_path, [], Shard(0, 2, 6), seed=7)
+    write(tmp_path, [record(4)], Shard(1, 2, 6))
+
+
 def test_nothing_is_written_yet_so_settings_may_change(tmp_path):
     write(tmp_path, [])
     write(tmp_path, [record(0)], seed=7)

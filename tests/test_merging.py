@@ -81,7 +81,10 @@ def test_a_shard_with_gaps_is_refused(tmp_path):
 
 def test_shards_of_other_settings_are_refused(tmp_path):
     complete(tmp_path, Shard(0, 2, 6))
-    complete(tmp_path, Shard(1, 2, 6), seed=3)
+    # Brought from a host that did not see the other.
+    complete(tmp_path / "x", Shard(1, 2, 6), seed=3)
+    for name in ("shard-1-of-2.json", "records-1-of-2.jsonl"):
+        os.rename(tmp_path / "x" / name, tmp_path / name)
     with pytest.raises(InputError, match="another setting of 'seed'"):
         merging.merge(tmp_path, "digest")
 

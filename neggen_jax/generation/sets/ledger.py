@@ -1,7 +1,7 @@
-"""Records of a counterfactual set on disk: resumable, sharded, merged.
+"""Records of a counterfactual set on disk: resumable and sharded.
 
 `generate.py` writes what it gets into a `Ledger`, one for each shard
-of the items, and merges the ledgers when all are complete. Files of a set:
+of the items; `merging.py` merges them when all are complete. Files of a set:
 
     shard-<i>-of-<n>.json      settings: all that shapes the records
     records-<i>-of-<n>.jsonl   the journal: a line a record, as they complete;
@@ -57,7 +57,7 @@ class Shard:
 
     @property
     def items(self) -> range:
-        """The items of the shard; ranges of all shards are equally long."""
+        """The items of the shard; no shard has two more than another."""
         cuts = [
             self.num_items * place // self.count
             for place in (self.index, self.index + 1)
@@ -99,8 +99,9 @@ class Ledger:
       settings: all that shapes the records, as JSON.
 
     Raises:
-      InputError: if another process writes this shard, it was begun with
-        other settings or another number of shards, or is damaged.
+      InputError: if another process writes this shard, it or another one
+        was begun with other settings or another number of shards, or it is
+        damaged.
     """
 
     def __init__(
@@ -222,8 +223,17 @@ class Ledger:
                 found=", ".join(others[:4]),
                 fix="go on with that number, or name another --set",
             )
-        begun = self.path.exists() and self.path.stat().st_size
-        if begun:
+        for path in self.directory.glob(f"shard-*-of-{self.shard.count}.json"):
+            # Told before days are spent on what will not merge.
+            label = path.stem.removeprefix("shard-")
+            if path != self._about and _begun(
+                self.directory / f"records-{label}.jsonl"
+            ):
+                known = read_json(path)
+                ours = {**self._settings, "shard": known.get("shard")}
+                check_same(path, known, ours)
+                break
+        if _begun(self.path):
             known = read_json(self._about)
             check_same(self._about, known, self._settings)
         else:
@@ -264,6 +274,10 @@ class Ledger:
                 found=f"item {record.item}, {record.modality}",
                 fix="delete the line, or bring back the file that was here",
             )
+
+
+def _begun(journal: Path) -> bool:
+    return journal.exists() and journal.stat().st_size > 0
 
 
 @contextlib.contextmanager
