@@ -45,8 +45,8 @@ class Record:
       backend: who wrote.
       model: which model, as its server or hub calls it; "" without one.
       prompt_version: of the templates; "" without them.
-      attempts: requests that were made, retries included; 0 where nobody
-        is asked.
+      attempts: what a model was asked, again after bad replies included but
+        not after faults on the way; 0 where nobody is asked.
       error: why there are no counterfactuals; "" for an accepted record.
     """
 
