@@ -126,6 +126,10 @@ def _check_parts(config: ConfigDict, catalog: Catalog) -> None:
         kind = SOURCES.get(part.get("name", ""))
         if kind is not None and kind.__module__.startswith("neggen_jax."):
             _check_source(f"negatives.{name}", part, catalog)
+            if part.name == "counterfactual":
+                _check_counterfactual(
+                    f"negatives.{name}", part, config, catalog
+                )
     reserved = {"loss", "gradient_norm", "update_norm"} & set(config.losses)
     if reserved:
         raise InputError(
@@ -152,6 +156,29 @@ def _check_source(where: str, part: ConfigDict, catalog: Catalog) -> None:
     if part.name == "diffusion":
         _check_modalities(where, part, catalog)
         _check_process(where, part)
+
+
+def _check_counterfactual(
+    where: str, part: ConfigDict, config: ConfigDict, catalog: Catalog
+) -> None:
+    # Without any, the inputs say how to make them.
+    known = catalog.counterfactuals
+    named = tuple(part.get("modalities", ()))
+    if known is not None and set(named) - set(known.modalities):
+        raise InputError(
+            "Counterfactuals are wanted of a modality that has none.",
+            where=f"config.{where}.modalities",
+            expected=f"some of {', '.join(sorted(known.modalities))}",
+            found=", ".join(named),
+            fix=f"of the set {known.name!r}; () takes all that it has",
+        )
+    if part.get("everywhere") and config.data.counterfactuals.feed == "batches":
+        raise InputError(
+            "The effect of all items is wanted, and batches bring some.",
+            where=f"config.{where}.everywhere",
+            expected="config.data.counterfactuals.feed=tables",
+            found="batches",
+        )
 
 
 def _check_modalities(where: str, part: ConfigDict, catalog: Catalog) -> None:

@@ -252,6 +252,26 @@ def test_says_what_is_missing():
     assert "launch/generate.py" in caught.value.fix
 
 
+def test_refuses_a_modality_that_was_not_rewritten():
+    """Rather than training with no counterfactual at all."""
+    known = make_counterfactuals()
+    told = dataclasses.replace(
+        known, modalities={"text": known.modalities["text"]}
+    )
+    catalog = dataclasses.replace(make_rewritten(), counterfactuals=told)
+    with pytest.raises(InputError, match="has none") as caught:
+        make_run("lightgcn,image", catalog=catalog)
+    assert caught.value.expected == "some of text"
+
+
+def test_refuses_all_effects_from_batches():
+    with pytest.raises(InputError, match="batches bring some"):
+        make_run(
+            data__counterfactuals__feed="batches",
+            negatives__counterfactual__everywhere=True,
+        )
+
+
 def test_a_workdir_is_tied_to_its_counterfactuals(tmp_path):
     config = make_neggen("lightgcn", train__epochs=1)
     train.train_and_evaluate(config, tmp_path, make_rewritten())

@@ -15,6 +15,7 @@ from training import numbers
 
 from neggen_jax.errors import InputError
 from neggen_jax.models import ENCODERS
+from neggen_jax.negatives import diffusion
 from neggen_jax.negatives.difficulty import ORDERS
 
 # All items that lack a modality, and some that lack none.
@@ -462,3 +463,14 @@ def test_a_bank_keeps_what_was_drawn_for_one_pair_in_three():
     np.testing.assert_array_equal(
         late.negatives.weights, np.arange(3) < valid[others][:, None]
     )
+
+
+def test_of_several_counterfactuals_one_that_is_there_is_told():
+    there = np.tile([[1, 0, 1], [0, 1, 0], [0, 0, 0]], (1000, 1)).astype(bool)
+    drawn = np.asarray(diffusion.one_that_is(jax.random.key(0), there))
+    counts = [np.bincount(drawn[k::3], minlength=3) for k in range(3)]
+    assert counts[1].tolist() == [0, 1000, 0]
+    assert counts[0][1] == 0
+    assert counts[2].sum() == 1000
+    # Five standard deviations of a fair coin.
+    assert abs(counts[0][0] - 500) < 80

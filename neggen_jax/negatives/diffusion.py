@@ -227,8 +227,8 @@ class Diffusion(Source):
         )
         # Of several counterfactuals, one is chosen in each step; a modality
         # that has none is one that nothing is told of.
-        count = known[names[0]].present.shape[1]
-        chosen = jax.random.randint(key, items.shape, 0, count)
+        there = jnp.stack([known[n].present for n in names]).any(axis=0)
+        chosen = one_that_is(key, there)
         pick = jnp.arange(len(items)), chosen
         told = dataclasses.replace(
             rows,
@@ -400,3 +400,12 @@ def generate(
 
     shape = len(levels) * samples, *rows.items.shape
     return reverse.sample(denoise, shape, key)
+
+
+def one_that_is(key: jax.Array, there: jax.Array) -> jax.Array:
+    """Draws an index for each row of bool `[n, K]`: one that is true.
+
+    Each is as likely as another. Where none is, any index is drawn.
+    """
+    there |= ~there.any(axis=1, keepdims=True)
+    return jax.random.categorical(key, jnp.where(there, 0.0, -jnp.inf))
