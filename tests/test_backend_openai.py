@@ -11,6 +11,7 @@ import pytest
 from chat_server import ChatServer, Fault, picture_of, scripted, status
 from PIL import Image
 
+from neggen_jax.errors import InputError
 from neggen_jax.generation.backends import Reply, Request, RequestError
 from neggen_jax.generation.backends.chat_protocol import of_body
 from neggen_jax.generation.backends.openai import OpenAI
@@ -90,6 +91,19 @@ def test_fields_can_be_left_out_and_renamed():
     assert body["max_completion_tokens"] == 256
     assert body["temperature"] == 0.3
     assert not {"seed", "max_tokens"} & set(body)
+
+
+def test_fields_that_requests_set_themselves_are_refused():
+    with pytest.raises(InputError, match="cannot work") as caught:
+        OpenAI(
+            "shop-vl",
+            base_url="http://localhost:1/v1",
+            sampling={"max_tokens": 9, "top_p": 0.5},
+        )
+    assert (caught.value.where, caught.value.found) == (
+        "sampling",
+        "max_tokens",
+    )
 
 
 def test_the_key_goes_where_it_belongs(monkeypatch):

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from neggen_jax.errors import InputError
+from neggen_jax.generation import writers
 from neggen_jax.generation.backends import Reply, Request, RequestError
 from neggen_jax.generation.backends.image_text_model import ImageTextModel
 from neggen_jax.generation.backends.transformers import Transformers
@@ -50,6 +52,16 @@ def pictures(tmp_path_factory):
     for name, picture in made.items():
         picture.save(root / name)
     return [str(root / name) for name in made]
+
+
+def test_records_name_a_model_and_not_where_it_lies(llava):
+    """So that shards written on other machines belong to one set."""
+    name = pathlib.Path(llava).name
+    assert Transformers(llava).model == name
+    # Neither items nor plan have a say in it.
+    choice = writers.choose("transformers", None, None, {"model": f"{llava}/"})
+    settings = choice.settings
+    assert settings["model"] == name
 
 
 def say(text, **given):

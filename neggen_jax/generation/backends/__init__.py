@@ -14,6 +14,7 @@ a reply are any good is the business of the writers.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -114,3 +115,15 @@ def check_arguments(
                 expected=expected,
                 found=found,
             )
+
+
+def model_name(model: str | os.PathLike[str]) -> str:
+    """What records call a model: of a directory, its own name.
+
+    Where a directory lies is the machine's affair, and other machines that
+    write shards of the same set have it elsewhere.
+    """
+    path = os.fspath(model)
+    if not os.path.isdir(path):
+        return path
+    return os.path.basename(os.path.abspath(path))

@@ -303,6 +303,8 @@ class OpenAI:
     def _check(self) -> None:
         side, key = self._image_side, f"environment variable {self._key_env}"
         url = re.match(r"https?://[^/\s]+\S*$", self._url)
+        set_here = {"model", "messages", "stream", "response_format", "n"}
+        taken = {*self._sampling} & (set_here | {self._max_tokens_field})
         check_arguments(
             self.name,
             (self.model, "model", "its name, as the server has it", "none"),
@@ -316,6 +318,12 @@ class OpenAI:
             (self._timeout > 0, "timeout", "seconds", self._timeout),
             (side > 15, "image_side", "at least 16 pixels", side),
             (self._key.isascii(), key, "ASCII alone", "other characters"),
+            (
+                not taken,
+                "sampling",
+                "fields that requests do not set themselves",
+                ", ".join(sorted(taken)),
+            ),
         )
 
     def _connect(self) -> Any:

@@ -24,6 +24,7 @@ from neggen_jax.generation.backends import (
     Request,
     RequestError,
     check_arguments,
+    model_name,
 )
 from neggen_jax.generation.backends.image_text_model import ImageTextModel
 from neggen_jax.generation.backends.pictures import shrunk
@@ -83,7 +84,7 @@ class Transformers:
         image_side: int = 768,
         log: str | os.PathLike[str] | None = None,
     ):
-        self.model = os.fspath(model)
+        self.model = model_name(model)
         self.batch_size = batch_size
         # A batch is answered while the next one comes together.
         self.concurrency = 2 * batch_size
@@ -94,7 +95,7 @@ class Transformers:
             (batch_size > 0, "batch_size", "at least 1", batch_size),
             (image_side > 15, "image_side", "at least 16 pixels", image_side),
         )
-        self._model = ImageTextModel(self.model, device, dtype)
+        self._model = ImageTextModel(os.fspath(model), device, dtype)
         self._pending: collections.deque[_Pending] = collections.deque()
         self._working: asyncio.Task[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "generate")

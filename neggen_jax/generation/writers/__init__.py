@@ -9,14 +9,13 @@ attributes.py  a rule without a model, which edits texts by edits.py
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from neggen_jax.catalog import ItemRecords
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.generation.backends import Backend
+from neggen_jax.generation.backends import Backend, model_name
 from neggen_jax.generation.records import Record
 from neggen_jax.generation.tasks import Plan, Task
 
@@ -159,9 +158,10 @@ def _prompted(name: str, given: dict[str, Any]) -> Choice:
     if "changes" in given:
         given["max_masks"] = given.pop("changes")
     options = prompted.Options(**given)
+    model = own["model"]
     settings = {
         "backend": name,
-        "model": os.fspath(own["model"]),
+        "model": model_name(model) if name == "transformers" else model,
         "prompt_version": templates.version,
         **({"seed": own.get("seed", 0)} if name == "openai" else {}),
         # How often it tries again shapes nothing that is good.
