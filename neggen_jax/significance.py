@@ -116,8 +116,10 @@ def _read_run(workdir: Path, metrics: Sequence[str]) -> dict[str, Any]:
     config = {
         key: value
         for key, value in flatten(results["config"]).items()
-        # Where a run ran is no difference; how long, is.
-        if key not in RESUMABLE or key in ("train.epochs", "train.patience")
+        # Where a run ran is no difference, nor how often it was saved; how
+        # long it ran, is.
+        if key not in RESUMABLE | {"train.checkpoint_every"}
+        or key in ("train.epochs", "train.patience")
     }
     if config.get("train.start_from"):
         # Each seed has its own.
