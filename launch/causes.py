@@ -1,7 +1,7 @@
 """Measures on a bazaar whether the causal effect has found the causes.
 
     python launch/generate.py --data=DIR --backend=attributes --probe
-    python launch/causes.py --workdir=DIR --set=probes --encode
+    python launch/causes.py --workdir=DIR --encode
 
 The run is one of configs/neggen.py. Its counterfactuals and the probes must
 have been encoded by one encoder, which --encode sees to. Writes causes.json
@@ -15,7 +15,7 @@ from neggen_jax import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of a run that was trained.")
 _SET = flags.DEFINE_string(
-    "set", "", "Of probes; by default that of the run, if it holds probes."
+    "set", "", "Of probes; by default the run's own if it has any, or probes."
 )
 _DATA = flags.DEFINE_string("data", None, "Where the dataset is now.")
 _ENCODE = flags.DEFINE_bool(

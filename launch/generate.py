@@ -22,7 +22,7 @@ from neggen_jax.errors import InputError
 
 _WORDS = {
     "backend": "attributes (no model), transformers or openai.",
-    "set": "Name of the set; by default the backend's.",
+    "set": "Name of the set; by default the backend's, or random, or probes.",
     "model": "What to ask: a path or hub name, or the server's name for it.",
     "base_url": "openai: where the server is, with /v1.",
     "api_key_env": "openai: environment variable that holds the key.",

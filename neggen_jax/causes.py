@@ -71,7 +71,7 @@ def report(
     Args:
       workdir: of a finished run.
       set_name: of the probes in the dataset directory; "" for the set that
-        the run was trained on, if that holds probes.
+        the run was trained on, if that holds probes, and else for "probes".
       data: where the dataset is now, if it has moved.
       split: whose users are asked; see `measure`.
       encode: encode the probes first, anew, by the encoder that encoded the
@@ -100,7 +100,7 @@ def report(
     source_of(run)
     trained_on = run.catalog.counterfactuals
     assert trained_on is not None
-    set_name = set_name or trained_on.name
+    set_name = set_name or usual_set(trained_on)
     if encode and set_name != trained_on.name:
         _encode(directory, set_name, trained_on)
     # Also where it is the same set: those of the run may be shuffled.
@@ -120,6 +120,11 @@ def report(
     write_json(path / "causes.json", found)
     plots_causes.save(found, path.resolve().name, path / "plots" / "causes.png")
     return found
+
+
+def usual_set(trained_on: Counterfactuals) -> str:
+    """The name of the probes: of the set itself, if it has any."""
+    return trained_on.name if trained_on.manifest.get("probes") else "probes"
 
 
 def _encode(directory: Path, set_name: str, like: Counterfactuals) -> None:

@@ -278,7 +278,16 @@ def warm(run: Run, state: State) -> State:
         `reopen`.
     """
     source = run.config.train.start_from
-    base, trained, _ = reopen(source, run.config.data.path)
+    try:
+        base, trained, _ = reopen(source, run.config.data.path)
+    except InputError as error:
+        raise InputError(
+            f"The run to start from cannot be read: {error.problem}",
+            where=f"config.train.start_from={source}",
+            expected=error.expected,
+            found=error.found,
+            fix="give the workdir of a finished run, or leave start_from out",
+        ) from error
     for name, ours, theirs in (
         ("encoder", *(dict(r.config.encoder) for r in (run, base))),
         ("dataset", run.catalog.fingerprint, base.catalog.fingerprint),

@@ -214,7 +214,10 @@ def caveats(groups: Sequence[Group]) -> list[str]:
         for key, value in sorted(other.config.items()):
             before = first.config.get(key)
             if key.startswith("train.") and value != before:
-                out.append(f"{other.name}: {key} is {value}, not {before}")
+                here, there = (
+                    "none" if x in ("", None) else x for x in (value, before)
+                )
+                out.append(f"{other.name}: {key} is {here}, not {there}")
     return out
 
 
@@ -247,7 +250,11 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
         cells = [row["method"], str(row["seeds"])]
         for key in metrics:
             value = row[key]
-            cells.append(f"{value['mean']:.4f} ± {value['std']:.4f}")
+            spread = value["std"]
+            cells.append(
+                f"{value['mean']:.4f}"
+                + (f" ± {spread:.4f}" if not math.isnan(spread) else "")
+            )
             if "t_p" not in value:
                 cells += ["", "", ""]
                 continue
@@ -255,8 +262,10 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
             tested = not math.isnan(value["t_p"])
             cells += [
                 f"{value['mean_difference']:+.4f}" + between * tested,
-                f"{value['t_p']:.2g}" if tested else "",
-                f"{value['seed_p']:.2g}",
+                *(
+                    f"{p:.2g}" if not math.isnan(p) else ""
+                    for p in (value["t_p"], value["seed_p"])
+                ),
             ]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

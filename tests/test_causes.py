@@ -507,6 +507,12 @@ def test_a_report_is_written_into_the_workdir(trained, tmp_path):
     assert "colour (text)" in done.stdout
 
 
+def test_probes_are_looked_for_where_they_usually_are():
+    own = dataclasses.replace(make_set(TRUTH, probes=True), name="mine")
+    assert causes.usual_set(own) == "mine"
+    assert causes.usual_set(make_set(TRUTH, probes=False)) == "probes"
+
+
 def test_a_set_without_probes_and_data_without_truth_are_refused(
     trained, tmp_path
 ):

@@ -362,6 +362,15 @@ def bazaar_shop(tmp_path_factory):
     return path
 
 
+def test_random_contrasts_have_a_set_of_their_own(shop):
+    """The one that configs look for; not among the others."""
+    generate(
+        shop, contrast="random", image_attributes=list(SHOWN), encode=False
+    )
+    assert folder(shop, "random").is_dir()
+    assert not folder(shop, "attributes").exists()
+
+
 def test_probes_have_a_set_of_their_own(bazaar_shop):
     manifest = generate(bazaar_shop, probe=True)
     assert manifest["probes"]["image"] == [

@@ -125,7 +125,7 @@ def test_what_is_unequal_is_said(tmp_path, values):
     assert significance.caveats([first, first]) == []
     assert significance.caveats([first, second]) == [
         "b: its difference is over the seeds [1] alone",
-        "b: train.epochs is 9, not None",
+        "b: train.epochs is 9, not none",
     ]
 
 

@@ -27,6 +27,12 @@ import numpy as np
 from neggen_jax.errors import InputError, nearest
 
 FOLDER = "counterfactuals"
+# Sets that configs name -> flags of launch/generate.py that make them.
+_MAKING = {
+    "attributes": " --backend=attributes",
+    "random": " --backend=attributes --contrast=random",
+    "probes": " --backend=attributes --probe",
+}
 MANIFEST = "manifest.json"
 RECORDS = "records.jsonl"
 # What holds of each array: dtype, and number of axes.
@@ -314,9 +320,9 @@ def read_manifest(directory: Path, name: str) -> dict[str, Any]:
         raise InputError(
             f"There is no set of counterfactuals {name!r}.",
             where=path.parent,
-            fix=nearest(name, names)
-            if names
-            else f"make one: python launch/generate.py --data={directory}",
+            fix=(f"{nearest(name, names)}; or " if names else "")
+            + "make it: python launch/generate.py "
+            + f"--data={directory}{_MAKING.get(name, '')}",
         )
     if not (path / MANIFEST).exists():
         raise InputError(

@@ -39,7 +39,6 @@ _PLAN = (
     "changeable",
     "told",
 )
-_PROBES = "probes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +76,8 @@ def generate(
     Args:
       directory: of the dataset.
       backend: who writes, of `writers.OPTIONS`.
-      set_name: of the set; by default the backend's, or "probes" for probes.
+      set_name: of the set; by default the backend's, but "probes" for probes
+        and "random" for random contrasts.
       scope: which records to write in this call.
       merge: write nothing; merge the shards that are there.
       encode: encode the set when it is complete.
@@ -98,7 +98,7 @@ def generate(
       SystemExit: if the process was told to stop (status 128 + signal).
     """
     directory = Path(directory)
-    name = set_name or (_PROBES if options.get("probe") else backend)
+    name = set_name or _usual_name(backend, options)
     path = sets.locate(directory, name)
     known = store.describe(directory)
     asked = encoder or "", encoder_model, encoder_like
@@ -118,6 +118,13 @@ def generate(
     kind, model, like = asked
     encoding.encode(directory, name, encoder=kind, model=model, like=like)
     return sets.read_manifest(directory, name)
+
+
+def _usual_name(backend: str, options: Mapping[str, Any]) -> str:
+    """What configs and measurements look for."""
+    if options.get("probe"):
+        return "probes"
+    return "random" if options.get("contrast") == "random" else backend
 
 
 def summarise(counts: Mapping[str, Any], path: Path) -> None:

@@ -58,7 +58,8 @@ class Progress:
         rate = (self._done - self._before) / seconds
         left = round((self._total - self._done) / rate) if rate else 0
         failed = f", {self._failed:,} failed" if self._failed else ""
+        speed = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         return (
-            f"{self._title}: {self._done:,}/{self._total:,}, {rate:,.3g} a "
+            f"{self._title}: {self._done:,}/{self._total:,}, {speed} a "
             f"second, {datetime.timedelta(seconds=left)} left{failed}"
         )
