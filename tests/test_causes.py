@@ -135,7 +135,10 @@ def changed(state, source=None, users=None):
     return state.replace(params=params)
 
 
-@pytest.fixture(scope="module", params=["mf", "mf,published"])
+@pytest.fixture(
+    scope="module",
+    params=["mf", pytest.param("mf,published", marks=pytest.mark.slow)],
+)
 def made(request):
     """An effect that is the content, and one that is the difference."""
     return make(request.param)

@@ -78,7 +78,10 @@ def added(run, base, effect):
     return base + STRENGTH * effect
 
 
-@pytest.mark.parametrize("argument", ["lightgcn", "lightgcn,published"])
+@pytest.mark.parametrize(
+    "argument",
+    ["lightgcn", pytest.param("lightgcn,published", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("everywhere", [False, True])
 @pytest.mark.parametrize("score", ["symmetric", "paper"])
 def test_negatives(state, argument, score, everywhere):
