@@ -10,9 +10,10 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 demo: env
 	$(VENV)/bin/python launch/demo.py --output=demo
 
-# The whole suite, but for what is marked slow.
+# The whole suite, but for what is marked slow. Each process compiles its own
+# programs and takes 2 GB, so more than four bring little.
 test: dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4
 
 env: $(VENV)/.env
 dev: $(VENV)/.dev

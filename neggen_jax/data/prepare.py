@@ -123,8 +123,10 @@ def summarise(catalog: Catalog, directory: str | os.PathLike[str]) -> None:
     if not catalog.features:
         table.add_row("modalities", "none")
     table.add_row("fingerprint", catalog.fingerprint)
-    table.add_row("directory", os.fspath(directory))
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    # Below, since a table cuts what a narrow terminal has no room for.
+    console.print(f" in {os.fspath(directory)}", markup=False)
 
 
 def _mmrec(
