@@ -75,7 +75,6 @@ def get_config(argument: str = "") -> ConfigDict:
         "effect": "content",
         "length": "embedding",
         "contrast": True,
-        "everywhere": False,
         **_ABLATIONS[ablation],
     }
     # L_rec, and w_cf.

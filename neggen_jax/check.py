@@ -127,9 +127,7 @@ def _check_parts(config: ConfigDict, catalog: Catalog) -> None:
         if kind is not None and kind.__module__.startswith("neggen_jax."):
             _check_source(f"negatives.{name}", part, catalog)
             if part.name == "counterfactual":
-                _check_counterfactual(
-                    f"negatives.{name}", part, config, catalog
-                )
+                _check_rewritten(f"negatives.{name}", part, catalog)
     reserved = {"loss", "gradient_norm", "update_norm"} & set(config.losses)
     if reserved:
         raise InputError(
@@ -158,9 +156,7 @@ def _check_source(where: str, part: ConfigDict, catalog: Catalog) -> None:
         _check_process(where, part)
 
 
-def _check_counterfactual(
-    where: str, part: ConfigDict, config: ConfigDict, catalog: Catalog
-) -> None:
+def _check_rewritten(where: str, part: ConfigDict, catalog: Catalog) -> None:
     # Without any, the inputs say how to make them.
     known = catalog.counterfactuals
     named = tuple(part.get("modalities", ()))
@@ -171,13 +167,6 @@ def _check_counterfactual(
             expected=f"some of {', '.join(sorted(known.modalities))}",
             found=", ".join(named),
             fix=f"of the set {known.name!r}; () takes all that it has",
-        )
-    if part.get("everywhere") and config.data.counterfactuals.feed == "batches":
-        raise InputError(
-            "The effect of all items is wanted, and batches bring some.",
-            where=f"config.{where}.everywhere",
-            expected="config.data.counterfactuals.feed=tables",
-            found="batches",
         )
 
 

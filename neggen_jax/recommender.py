@@ -52,22 +52,12 @@ class Recommender(nn.Module):
 
     def encode(self, inputs: Inputs) -> Encoded:
         """Embeds every user and item, as they are ranked."""
-        return self._encoded(inputs, training=False)
+        return self.extend(self.encoder(inputs), inputs)
 
-    def _encoded(self, inputs: Inputs, training: bool) -> Encoded:
-        encoded = self.encoder(inputs)
-        if training:
-            # Rows are gathered from float32 tables, so that gradients of a
-            # row that occurs many times are summed in float32 too.
-            encoded = jax.tree.map(lambda x: x.astype(jnp.float32), encoded)
-        return self.extend(encoded, inputs, training)
-
-    def extend(
-        self, encoded: Encoded, inputs: Inputs, training: bool = False
-    ) -> Encoded:
+    def extend(self, encoded: Encoded, inputs: Inputs) -> Encoded:
         """Adds to the items what sources have learnt of them."""
         for source in self.sources.values():
-            encoded = source.extend(encoded, inputs, training)
+            encoded = source.extend(encoded, inputs)
         return encoded
 
     def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
@@ -95,7 +85,11 @@ class Recommender(nn.Module):
         Returns:
           The total, and every term and metric by name.
         """
-        encoded = self._encoded(inputs, training=True)
+        # Rows are gathered from float32 tables, so that gradients of a row
+        # that occurs many times are summed in float32 too.
+        encoded = jax.tree.map(
+            lambda x: x.astype(jnp.float32), self.encoder(inputs)
+        )
         drawn = {
             name: source(encoded, inputs, batch, clock)
             for name, source in self.sources.items()

@@ -336,14 +336,18 @@ def test_a_module_that_reads_causes_alone_finds_them(made):
 def test_users_who_feel_the_effect_are_told_apart(made):
     run, state = made
     effects, _ = plain_effects(run, state.params["sources_counterfactual"])
-    users = np.zeros((USERS, 8))
+    users, free = np.zeros((USERS, 8)), np.zeros((USERS, 8, 8))
     test = run.catalog.splits["test"]
     columns = [NAMES.index(attribute) for _, attribute in ASKED]
     for user, item in zip(test.users, test.items, strict=True):
         value = np.array(columns) * VALUES + TRUTH.item_values[item, columns]
         wanted = np.where(TRUTH.preferences[user, value] > 0, 1.0, -1.0)
-        # Everybody has one item in test.
-        users[user] = np.linalg.lstsq(effects[item], wanted, rcond=1e-3)[0]
+        # Everybody has one item in test, and feels nothing of what is free.
+        inverse = np.linalg.pinv(effects[item], rcond=1e-3)
+        users[user] = inverse @ wanted
+        free[user] = np.eye(8) - inverse @ effects[item]
+    # Taste is what differs from the average user, who is to have none.
+    users -= free @ np.linalg.solve(free.sum(axis=0), users.sum(axis=0))
     told = [
         causes.measure(
             run,
@@ -354,11 +358,10 @@ def test_users_who_feel_the_effect_are_told_apart(made):
         for moved in (users, users + 5)
     ]
     score, same = (part["score"]["mean"] for part in told)
-    # Not 1: four effects need not be independent, and users are vectors.
-    assert score > 0.8
+    assert score == 1
     # What all users would rather have is nobody's taste.
     assert same == pytest.approx(score, abs=1e-3)
-    assert told[1]["raw_score"]["mean"] < score - 0.1
+    assert told[1]["raw_score"]["mean"] < score - 0.2
 
 
 def test_what_is_said_of_nothing_is_not_counted(made, found):

@@ -46,10 +46,10 @@ def drawn(run, state, batch):
     model = run.program.recommender
 
     def draw(model, inputs, batch):
-        encoded = model._encoded(inputs, training=True)
+        encoded = model.encoder(inputs)
         source = model.sources["counterfactual"]
         clock = run.program.clock(jnp.int32(0))
-        return model.encoder(inputs), source(encoded, inputs, batch, clock)
+        return encoded, source(encoded, inputs, batch, clock)
 
     made = nn.apply(draw, model)({"params": state.params}, run.inputs, batch)
     return jax.device_get(made)
@@ -82,14 +82,9 @@ def added(run, base, effect):
     "argument",
     ["lightgcn", pytest.param("lightgcn,published", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("everywhere", [False, True])
 @pytest.mark.parametrize("score", ["symmetric", "paper"])
-def test_negatives(state, argument, score, everywhere):
-    run = make_run(
-        argument,
-        negatives__counterfactual__score=score,
-        negatives__counterfactual__everywhere=everywhere,
-    )
+def test_negatives(state, argument, score):
+    run = make_run(argument, negatives__counterfactual__score=score)
     batch = first_batch(run)
     encoded, made = drawn(run, state, batch)
     items = np.asarray(batch["items"])
@@ -265,14 +260,6 @@ def test_refuses_a_modality_that_was_not_rewritten():
     with pytest.raises(InputError, match="has none") as caught:
         make_run("lightgcn,image", catalog=catalog)
     assert caught.value.expected == "some of text"
-
-
-def test_refuses_all_effects_from_batches():
-    with pytest.raises(InputError, match="batches bring some"):
-        make_run(
-            data__counterfactuals__feed="batches",
-            negatives__counterfactual__everywhere=True,
-        )
 
 
 def test_a_workdir_is_tied_to_its_counterfactuals(tmp_path):

@@ -9,7 +9,6 @@ generated negatives, ranking and sharding then work with it.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -30,13 +29,11 @@ class Encoded:
       items: `[item_rows, d]`.
       views: name -> (users, items), further tables that losses read; "ego"
         holds the embeddings that regularisation acts on.
-      added: source of negatives -> what it has added to the items.
     """
 
     users: jax.Array
     items: jax.Array
     views: dict[str, Pair]
-    added: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 class Encoder(nn.Module):

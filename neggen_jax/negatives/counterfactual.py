@@ -42,9 +42,6 @@ class Counterfactual(Source):
         L_align compares directions alone, and leaves lengths to chance.
       contrast: whether counterfactuals are negatives. If not, they count for
         nothing in any loss, and "content" does not read them at all.
-      everywhere: compute the effect of all items in every step, so that all
-        losses and sources see embeddings with it; otherwise they see those
-        of the encoder, and only the positives' effects are computed.
     """
 
     strength: float = 0.4
@@ -54,7 +51,6 @@ class Counterfactual(Source):
     effect: str = "difference"
     length: str = "free"
     contrast: bool = True
-    everywhere: bool = False
 
     def needs(self) -> Needs:
         """The counterfactuals."""
@@ -71,38 +67,27 @@ class Counterfactual(Source):
                 )
         self.causal = CausalEffect(self.heads, self.modalities, self.effect)
 
-    def extend(
-        self, encoded: Encoded, inputs: Inputs, training: bool
-    ) -> Encoded:
+    def extend(self, encoded: Encoded, inputs: Inputs) -> Encoded:
         """Adds the causal effect to all items.
 
         Where it is batches that bring counterfactuals, there are no tables to
         read it from, and whoever ranks brings them block by block.
         """
-        skipped = training and not self.everywhere
-        if skipped or not inputs.counterfactuals.tables:
+        if not inputs.counterfactuals.tables:
             return encoded
         rows = rewritten.rows(inputs.counterfactuals, {}, None)
         effect = self.causal(rows, encoded.items.shape[1])
-        return dataclasses.replace(
-            encoded,
-            items=self._with(encoded.items, effect.factual),
-            added=encoded.added | {str(self.name): (encoded.items, effect)},
-        )
+        items = self._with(encoded.items, effect.factual)
+        return dataclasses.replace(encoded, items=items)
 
     def __call__(
         self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
     ) -> Negatives:
         """Gives each positive its counterfactuals, `[B, K, d]`."""
         items = batch["items"]
-        if self.everywhere:
-            table, effects = encoded.added[str(self.name)]
-            base = table[items]
-            effect: Effect = jax.tree.map(lambda x: x[items], effects)
-        else:
-            base = encoded.items[items]
-            rows = rewritten.rows(inputs.counterfactuals, batch, items)
-            effect = self.causal(rows, base.shape[1])
+        base = encoded.items[items]
+        rows = rewritten.rows(inputs.counterfactuals, batch, items)
+        effect: Effect = self.causal(rows, base.shape[1])
         vectors = effect.counterfactual
         if self.score == "symmetric":
             vectors = self._with(base[:, None], vectors)

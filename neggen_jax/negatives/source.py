@@ -77,17 +77,17 @@ class Source(nn.Module):
         del key
         return inputs
 
-    def extend(
-        self, encoded: Encoded, inputs: Inputs, training: bool
-    ) -> Encoded:
+    def extend(self, encoded: Encoded, inputs: Inputs) -> Encoded:
         """Adds what it has learnt of all items to what is ranked.
+
+        Losses see embeddings as the encoder gives them, and what a source
+        hands out in `Negatives`.
 
         Args:
           encoded: of all users and items.
-          inputs: as built, or as prepared for the epoch.
-          training: whether losses, and not rankings, will read it.
+          inputs: as built.
         """
-        del inputs, training
+        del inputs
         return encoded
 
     def __call__(

@@ -2,6 +2,7 @@
 
 inspect.py  what goes on the page
 page.py     the page, as one HTML file
-summary.py  the figures, and how they are told
+plots.py    its figures, drawn
+summary.py  the figures' numbers, and how they are told
 wording.py  which words differ, and where masks are
 """

@@ -17,8 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neggen_jax import plots_counterfactuals
-from neggen_jax.generation.inspection import summary, wording
+from neggen_jax.generation.inspection import plots, summary, wording
 from neggen_jax.generation.records import Alternative, Record
 
 _DPI = 144
@@ -147,7 +146,7 @@ def _table(page: Page) -> str:
 
 def _plots(page: Page) -> str:
     found = ""
-    for title, figure in plots_counterfactuals.panels(page.figures).items():
+    for title, figure in plots.panels(page.figures).items():
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=_DPI)
         data = base64.b64encode(stream.getvalue()).decode()

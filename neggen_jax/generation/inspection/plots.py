@@ -1,7 +1,6 @@
 """Figures of a counterfactual set: what fails, what changes, and how far.
 
-Drawn from the numbers of `generation/inspection/summary.py`, in the manner of
-`plots.py`, for the page of `generation/inspection/inspect.py`.
+Drawn from the numbers of `summary.py`, in the manner of `neggen_jax/plots.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neggen_jax import plots_counterfactuals as plots
+from neggen_jax.generation.inspection import plots
 
 BINS = 8
 
