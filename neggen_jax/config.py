@@ -89,8 +89,9 @@ def base() -> ConfigDict:
     # usually says an item's kind, if the items' records have it.
     config.evaluate.category = ""
 
-    # Devices as a grid; data=-1 takes all that model leaves.
-    config.mesh = ConfigDict({"data": -1, "model": 1})
+    # Devices as a grid; data=-1 takes all that model leaves. The rows of
+    # tables are spread over those of "model", or over "all".
+    config.mesh = ConfigDict({"data": -1, "model": 1, "tables": "model"})
     return config
 
 
@@ -108,6 +109,7 @@ RESUMABLE = frozenset(
         "evaluate.category",
         "mesh.data",
         "mesh.model",
+        "mesh.tables",
     }
 )
 

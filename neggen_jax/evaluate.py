@@ -105,9 +105,12 @@ class Ranker:
         degrees = (indptr[1:] - indptr[:-1])[self.users]
         starts = np.arange(0, len(self.users), self.block)
         self._width = int(np.add.reduceat(degrees, starts).max())
-        self._rank = jax.jit(self._rank_block)
+        # Every process reads the lists.
+        self._rank = jax.jit(
+            self._rank_block, out_shardings=partition.sharding()
+        )
         self._tile = jax.jit(
-            self._tiled, out_shardings=partition.sharding("item", None)
+            self._tiled, out_shardings=partition.sharding("ranked", None)
         )
 
     def _tiled(self, items: jax.Array) -> jax.Array:

@@ -21,16 +21,25 @@ from neggen_jax.errors import InputError, nearest
 
 MESH_AXES = ("data", "model")
 
-# Logical axis -> mesh axis; None keeps the axis whole on every device.
-RULES: dict[str, str | None] = {
+# One mesh axis, several that act as one (the first is the slowest), or none.
+Axes = str | tuple[str, ...] | None
+
+# Logical axis -> mesh axes; None keeps the axis whole on every device.
+RULES: dict[str, Axes] = {
     "batch": "data",
     "user": "model",
     "item": "model",
     "edge": "model",
+    # Items while they are ranked for a batch of users.
+    "ranked": "model",
     "embed": None,
     "feature": None,
     "step": None,
 }
+
+# What `config.mesh.tables` may be -> over which axes the rows of tables,
+# features and graphs are spread.
+TABLES: dict[str, Axes] = {"model": "model", "all": MESH_AXES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +48,11 @@ class Partition:
 
     Attributes:
       mesh: devices arranged by `MESH_AXES`.
-      rules: logical axis -> mesh axis or None.
+      rules: logical axis -> mesh axes.
     """
 
     mesh: Mesh
-    rules: Mapping[str, str | None] = dataclasses.field(
-        default_factory=lambda: RULES
-    )
+    rules: Mapping[str, Axes] = dataclasses.field(default_factory=lambda: RULES)
 
     def spec(self, *axes: str | None) -> PartitionSpec:
         """Maps logical axes to a `PartitionSpec`; None is never spread.
@@ -54,7 +61,8 @@ class Partition:
           InputError: for an axis without a rule, and for two axes of one
             array that claim the same mesh axis.
         """
-        out: list[str | None] = []
+        out: list[Axes] = []
+        taken: set[str] = set()
         for axis in axes:
             if axis is not None and axis not in self.rules:
                 raise InputError(
@@ -63,12 +71,15 @@ class Partition:
                     fix=nearest(axis, self.rules),
                 )
             target = None if axis is None else self.rules[axis]
-            if target is not None and target in out:
+            twice = taken & {*_names(target)}
+            if twice:
                 raise InputError(
-                    f"Two axes of one array map to the mesh axis {target!r}.",
+                    "Two axes of one array map to the mesh axis "
+                    f"{min(twice)!r}.",
                     where=f"partition of {axes}",
                     fix="map one of them to None in partition.RULES",
                 )
+            taken |= {*_names(target)}
             out.append(target)
         return PartitionSpec(*out)
 
@@ -79,7 +90,7 @@ class Partition:
     def shards(self, axis: str) -> int:
         """Number of pieces that a logical axis is cut into."""
         (target,) = self.spec(axis)
-        return 1 if target is None else self.mesh.shape[target]
+        return math.prod(self.mesh.shape[name] for name in _names(target))
 
     def padded(self, size: int, axis: str) -> int:
         """The smallest size >= `size` that cuts into equal pieces."""
@@ -91,6 +102,40 @@ class Partition:
         value = np.asarray(value)
         return jax.make_array_from_callback(
             value.shape, self.sharding(*axes), lambda index: value[index]
+        )
+
+    def mine(self, size: int, axis: str) -> np.ndarray:
+        """Which of `size` rows, cut by `axis`, devices of this process hold.
+
+        Returns:
+          int64, ascending.
+        """
+        held = self.sharding(axis).addressable_devices_indices_map((size,))
+        rows = [np.arange(size)[index] for index in held.values()]
+        return np.unique(np.concatenate(rows))
+
+    def join(self, value: np.ndarray, rows: np.ndarray, size: int) -> jax.Array:
+        """Makes one array of the batches that processes hold in part.
+
+        Args:
+          value: `[steps, len(rows), ...]`, this process' part.
+          rows: `mine(size, "batch")`.
+          size: of the whole batch.
+
+        Returns:
+          `[steps, size, ...]`.
+        """
+
+        def part(index):
+            first = index[1].start or 0
+            last = size if index[1].stop is None else index[1].stop
+            here = slice(*np.searchsorted(rows, (first, last)))
+            return value[:, here]
+
+        return jax.make_array_from_callback(
+            (len(value), size, *value.shape[2:]),
+            self.sharding("step", "batch"),
+            part,
         )
 
     def tree_shardings(self, abstract: Any) -> Any:
@@ -109,28 +154,37 @@ class Partition:
         )
 
 
+def _names(axes: Axes) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
+
+
 def make_partition(
-    data: int = -1, model: int = 1, devices: list[Any] | None = None
+    data: int = -1,
+    model: int = 1,
+    devices: list[Any] | None = None,
+    tables: str = "model",
 ) -> Partition:
     """Arranges devices as a `data` x `model` mesh.
 
     Args:
       data: devices that share a batch between them; -1 takes all that
         `model` leaves.
-      model: devices that share the rows of tables, features and graphs.
+      model: devices that share the items that a batch of users is ranked
+        against.
       devices: all devices of all processes, by default.
+      tables: which devices share the rows of tables, features and graphs:
+        those of "model", or "all".
 
     Raises:
-      InputError: if the mesh does not use every device exactly once, or if
-        there are several processes, which training does not support yet.
+      InputError: if the mesh does not use every device exactly once, or for
+        an unknown name.
     """
-    if jax.process_count() > 1:
+    if tables not in TABLES:
         raise InputError(
-            "Runs over several processes are not supported yet.",
-            where="jax.distributed",
-            expected="1 process",
-            found=jax.process_count(),
-            fix="run one process; it may use all the devices it has",
+            "Unknown devices to spread tables over.",
+            where="config.mesh.tables",
+            expected=" or ".join(TABLES),
+            found=tables,
         )
     devices = jax.devices() if devices is None else devices
     if data == -1 and model > 0 and len(devices) % model == 0:
@@ -144,4 +198,5 @@ def make_partition(
             fix="set --config.mesh.data=-1 and a model size that divides",
         )
     grid = np.asarray(devices).reshape(data, model)
-    return Partition(Mesh(grid, MESH_AXES))
+    spread = dict.fromkeys(("user", "item", "edge"), TABLES[tables])
+    return Partition(Mesh(grid, MESH_AXES), RULES | spread)

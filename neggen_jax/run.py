@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from neggen_jax import check, evaluate, optimizer, recommender
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
+from neggen_jax.config import flatten
 from neggen_jax.data import batches, inputs, rewritten, store
 from neggen_jax.data.categories import categories
 from neggen_jax.errors import InputError
@@ -68,7 +69,11 @@ class Run:
         Raises:
           InputError: for bad values, unknown names and unfit data.
         """
-        partition = make_partition(config.mesh.data, config.mesh.model, devices)
+        mesh = config.mesh
+        # Runs of earlier versions do not have the last key.
+        partition = make_partition(
+            mesh.data, mesh.model, devices, mesh.get("tables", "model")
+        )
         if catalog is None and not config.data.path:
             raise InputError(
                 "No dataset is named.",
@@ -99,7 +104,7 @@ class Run:
             config.train.steps_per_dispatch,
             config.seed,
             item_tables=tables,
-            process=(jax.process_index(), jax.process_count()),
+            places=partition.mine(config.train.batch_size, "batch"),
         )
         steps = stream.schedule.steps_per_epoch
         program = Program(
@@ -128,10 +133,11 @@ class Run:
     def batches(self, first: int) -> Iterator[dict[str, jax.Array]]:
         """Stacks from dispatch `first` on, placed on the devices."""
         pipeline = batches.PIPELINES[self.config.data.pipeline]
-        sharding = self.partition.sharding("step", "batch")
+        size = self.stream.batch_size
+        mine = self.partition.mine(size, "batch")
         for stack in pipeline(self.stream, first):
             yield {
-                name: jax.make_array_from_process_local_data(sharding, column)
+                name: self.partition.join(column, mine, size)
                 for name, column in stack.items()
             }
 
@@ -289,7 +295,7 @@ def warm(run: Run, state: State) -> State:
             fix="give the workdir of a finished run, or leave start_from out",
         ) from error
     for name, ours, theirs in (
-        ("encoder", *(dict(r.config.encoder) for r in (run, base))),
+        ("encoder", *(flatten(r.config.encoder) for r in (run, base))),
         ("dataset", run.catalog.fingerprint, base.catalog.fingerprint),
     ):
         if ours != theirs:
@@ -313,10 +319,13 @@ def warm(run: Run, state: State) -> State:
 
 def _moved(value: jax.Array, like: jax.Array) -> jax.Array:
     """A trained table where another stands, with its padding."""
-    rows = np.zeros(like.shape, like.dtype)
-    some = min(len(value), len(like))
-    rows[:some] = np.asarray(value)[:some]
-    return jax.device_put(rows, like.sharding)
+
+    def move(value):
+        extra = max(0, len(like) - len(value))
+        wide = [(0, extra), *[(0, 0)] * (value.ndim - 1)]
+        return jnp.pad(value[: len(like)], wide)
+
+    return jax.jit(move, out_shardings=like.sharding)(value)
 
 
 def evaluate_state(

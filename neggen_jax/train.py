@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from neggen_jax import balance, evaluate, metrics, report
+from neggen_jax import balance, evaluate, hosts, metrics, report
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
@@ -58,8 +58,9 @@ def train_and_evaluate(
         # Whether it is there is better known now than after training.
         _ = run.categories
     state, abstract = run.start()
+    directory = pathlib.Path(workdir)
     # Only now: whatever is wrong with config or data leaves no workdir.
-    directory = claim(workdir, config, run.catalog)
+    hosts.lead("claim", lambda: claim(directory, config, run.catalog))
     finished = directory / "results.json"
     with Checkpoints(directory, config.train.keep) as checkpoints:
         progress = Meta()
@@ -73,19 +74,24 @@ def train_and_evaluate(
             state = warm(run, state)
         if not progress.over(config.train):
             # Left by a run that was shorter.
-            finished.unlink(missing_ok=True)
+            hosts.lead("begin", lambda: finished.unlink(missing_ok=True))
             Trainer(run, directory, checkpoints).train(state, progress)
         elif finished.exists():
             if not (directory / "plots").exists():
-                report.plot_run(directory)
+                hosts.lead("plots", lambda: report.plot_run(directory))
             return read_json(finished)
         _, saved = checkpoints.restore(abstract)
         progress = Meta(**saved)
         best, _ = checkpoints.restore(abstract, progress.best_step)
     with writing(directory):
         results = _results(run, best, progress, directory)
-        write_json(finished, results)
-        report.plot_run(directory)
+
+        def tell():
+            with writing(directory):
+                write_json(finished, results)
+                report.plot_run(directory)
+
+        hosts.lead("results", tell)
     return read_json(finished)
 
 
@@ -174,18 +180,20 @@ class Trainer:
         started = time.perf_counter()
         prepared = self._prepare(self.run.inputs, epoch)
         waiting: list[Report] = []
-        for count in counts:
-            stack = next(self._feed)
-            # From here on nothing crosses between host and devices unless
-            # it is said so.
-            with jax.transfer_guard("disallow"):
-                state, said = self._train(state, prepared, stack, count)
-            # A report is read while the dispatch after it runs.
-            waiting.append(said)
-            if len(waiting) > 1:
-                self._tell(waiting.pop(0), dispatch)
-                dispatch += 1
-        self._tell(waiting.pop(0), dispatch)
+        with hosts.watch(f"epoch {meta.epochs + 1}") as alive:
+            for count in counts:
+                stack = next(self._feed)
+                # From here on nothing crosses between host and devices
+                # unless it is said so.
+                with jax.transfer_guard("disallow"):
+                    state, said = self._train(state, prepared, stack, count)
+                # A report is read while the dispatch after it runs.
+                waiting.append(said)
+                if len(waiting) > 1:
+                    self._tell(waiting.pop(0), dispatch)
+                    dispatch += 1
+                    alive()
+            self._tell(waiting.pop(0), dispatch)
         meta.epoch_seconds.append(time.perf_counter() - started)
         meta.epochs += 1
         return state
@@ -275,7 +283,7 @@ def _results(
     splits, deciles = {}, {}
     for split in evaluate.SEEN:
         splits[split], deciles[split] = evaluate_state(
-            run, state, split, directory=directory
+            run, state, split, directory=directory if hosts.first() else None
         )
     metric, _ = balance.metric(run)
     without = balance.measure(run, state)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from neggen_jax import hosts
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import read_json, write_json
 from neggen_jax.config import RESUMABLE, flatten
@@ -144,6 +145,8 @@ def _check_same(then: dict, now: dict, directory: pathlib.Path) -> None:
 class Log:
     """Metrics of a run, by step.
 
+    Only process 0 writes anything.
+
     Args:
       directory: the workdir.
       step: that the run goes on from; later lines are taken back.
@@ -152,6 +155,9 @@ class Log:
     def __init__(self, directory: pathlib.Path, step: int):
         from tensorboardX import SummaryWriter
 
+        self._quiet = not hosts.first()
+        if self._quiet:
+            return
         self._path = directory / "metrics.jsonl"
         with writing(directory):
             kept = [line for at, line in _lines(self._path) if at <= step]
@@ -165,6 +171,8 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds one line; numbers also go to TensorBoard."""
+        if self._quiet:
+            return
         with writing(self._path.parent):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
@@ -173,6 +181,8 @@ class Log:
 
     def close(self) -> None:
         """Puts everything on disk."""
+        if self._quiet:
+            return
         with writing(self._path.parent):
             try:
                 self._file.close()

@@ -173,8 +173,8 @@ def test_item_tables_give_the_rows_of_the_items():
 def test_shares_of_processes_make_up_the_batch(pipeline):
     whole = take(some_stream(batch_size=12), 6, pipeline=pipeline)
     shares = [
-        take(some_stream(batch_size=12, process=(n, 3)), 6, pipeline=pipeline)
-        for n in range(3)
+        take(some_stream(batch_size=12, places=mine), 6, pipeline=pipeline)
+        for mine in np.split(np.arange(12), (3, 7))
     ]
     together = [
         {k: np.concatenate([p[k] for p in parts], axis=1) for k in parts[0]}
@@ -183,12 +183,10 @@ def test_shares_of_processes_make_up_the_batch(pipeline):
     assert_same(together, whole)
 
 
-def test_a_batch_must_cut_into_shares():
-    for batch, process in ((7, (0, 2)), (0, (0, 1)), (-4, (1, 2))):
-        with pytest.raises(InputError, match="equal shares") as error:
-            dataclasses.replace(
-                some_stream(), batch_size=batch, process=process
-            )
+def test_a_batch_has_an_example():
+    for batch in (0, -4):
+        with pytest.raises(InputError, match="too small") as error:
+            dataclasses.replace(some_stream(), batch_size=batch)
         assert error.value.where == "config.train.batch_size"
 
 

@@ -274,8 +274,8 @@ def test_a_workdir_is_tied_to_its_counterfactuals(tmp_path):
 
 @pytest.fixture
 def base(tmp_path, monkeypatch):
-    """The workdir of a trained LightGCN, whose data stays in memory."""
-    config = make_config("lightgcn", train__epochs=2)
+    """The workdir of a trained MCI, whose data stays in memory."""
+    config = make_config("mci", train__epochs=1)
     train.train_and_evaluate(config, tmp_path / "base", make_rewritten())
     make = Run.make
     monkeypatch.setattr(
@@ -290,7 +290,7 @@ def base(tmp_path, monkeypatch):
 
 def test_starts_from_a_trained_encoder(base, tmp_path):
     _, trained, _ = reopen(base)
-    config = make_neggen("lightgcn", train__start_from=str(base))
+    config = make_neggen("mci", train__start_from=str(base))
     config.optimizer.learning_rate = 0.0
     config.train.epochs = 1
     train.train_and_evaluate(config, tmp_path / "warm", make_rewritten())
@@ -304,8 +304,6 @@ def test_starts_from_a_trained_encoder(base, tmp_path):
 
 
 def test_starts_from_the_same_encoder_alone(base, tmp_path):
-    config = make_neggen(
-        "lightgcn", train__start_from=str(base), encoder__layers=1
-    )
+    config = make_neggen("mci", train__start_from=str(base), encoder__layers=1)
     with pytest.raises(InputError, match="another encoder"):
         train.train_and_evaluate(config, tmp_path / "warm", make_rewritten())

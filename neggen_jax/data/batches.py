@@ -190,8 +190,8 @@ class Stream:
       schedule: steps by dispatch.
       item_tables: name -> array `[num_items, ...]`; its rows at the batch's
         items are added to the batch (counterfactual vectors, say).
-      process: number of this process and of all processes; each forms its
-        own contiguous share of every batch.
+      places: int64, ascending, which of a batch's examples this process
+        forms; all of them by default.
     """
 
     users: np.ndarray
@@ -202,14 +202,14 @@ class Stream:
     item_tables: Mapping[str, np.ndarray] = dataclasses.field(
         default_factory=dict
     )
-    process: tuple[int, int] = (0, 1)
+    places: np.ndarray | None = None
 
     def __post_init__(self):
-        if self.batch_size < 1 or self.batch_size % self.process[1]:
+        if self.batch_size < 1:
             raise InputError(
-                "The batch does not cut into equal shares.",
+                "A batch is too small.",
                 where="config.train.batch_size",
-                expected=f"a multiple of {self.process[1]} processes",
+                expected="at least 1",
                 found=self.batch_size,
             )
 
@@ -222,10 +222,11 @@ class Stream:
     @property
     def offsets(self) -> np.ndarray:
         """This process' positions relative to a stack's first, `[S, b]`."""
-        index, count = self.process
-        share = self.batch_size // count
         rows = np.arange(self.schedule.steps_per_dispatch) * self.batch_size
-        return rows[:, None] + np.arange(share) + index * share
+        places = self.places
+        if places is None:
+            places = np.arange(self.batch_size)
+        return rows[:, None] + places
 
 
 def make_stream(

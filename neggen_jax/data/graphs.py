@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from neggen_jax.catalog import Catalog, Features
@@ -127,15 +126,17 @@ def _search(
     table = np.pad(
         unit, ((0, ranking.tiled_size(count, partition) - count), (0, 0))
     )
-    items = partition.put(table, "item", None)
-    none = ranking.Excluded(jnp.full(1, 2**30), jnp.zeros(1, jnp.int32))
+    items = partition.put(table, "ranked", None)
+    none = ranking.Excluded(np.full(1, 2**30, np.int32), np.zeros(1, np.int32))
     search = jax.jit(
         functools.partial(
             ranking.top_k,
             k=min(k, count),
             num_items=count,
             partition=partition,
-        )
+        ),
+        # Every process reads them.
+        out_shardings=partition.sharding(),
     )
     block = _BLOCK * partition.shards("batch")
     scores, found = [], []

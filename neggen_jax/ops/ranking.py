@@ -44,7 +44,7 @@ class Excluded:
 
 def tiled_size(num_items: int, partition: Partition) -> int:
     """Rows that a table of items is padded to before it is ranked."""
-    shards = partition.shards("item")
+    shards = partition.shards("ranked")
     tiles = -(-num_items // (TILE_ITEMS * shards))
     chunks = -(-tiles // TILES_AT_ONCE)
     tiles = -(-tiles // chunks) * chunks
@@ -65,7 +65,7 @@ def top_k(
     Args:
       queries: `[Q, d]`, Q a multiple of `TILE_QUERIES` times the shards of
         `batch`.
-      items: `[tiled_size(num_items), d]`, sharded by `item`.
+      items: `[tiled_size(num_items), d]`, sharded by `ranked`.
       excluded: pairs that are left out.
       k: length of each list.
       num_items: true number of items; rows past it are padding.
@@ -75,8 +75,8 @@ def top_k(
       Scores `[Q, k]`, descending, and int32 items `[Q, k]`. Where fewer than
       k items remain, the score is -inf and the item -1.
     """
-    item_axis, batch_axis = partition.rules["item"], partition.rules["batch"]
-    shards = partition.shards("item")
+    (item_axis,), (batch_axis,) = map(partition.spec, ("ranked", "batch"))
+    shards = partition.shards("ranked")
 
     def local(queries, items, excluded):
         shard = jax.lax.axis_index(item_axis) if item_axis else 0

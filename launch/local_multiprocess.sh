@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Trains with several processes on this machine, as a pod does on many.
+#
+#     launch/local_multiprocess.sh --processes=2 --devices=4 -- \
+#         python launch/train.py --config=configs/baseline.py:lightgcn \
+#         --config.data.path=DIR --workdir=DIR
+#
+# Every process is given the command after `--` with the flags that tell it
+# which one it is. Without accelerators each has `--devices` virtual ones. If
+# one ends with an error the others are told to stop. SIGTERM and SIGINT are
+# handed on to all of them.
+set -euo pipefail
+
+processes=2 devices=4 port= dry_run=
+usage() {
+  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+}
+while (($#)); do
+  case $1 in
+    --processes=*) processes=${1#*=} ;;
+    --devices=*) devices=${1#*=} ;;
+    --port=*) port=${1#*=} ;;
+    --dry-run) dry_run=1 ;;
+    --help | -h) usage && exit 0 ;;
+    --) shift && break ;;
+    *) echo "error: unknown flag $1 (--help tells what there is)" >&2 && exit 2 ;;
+  esac
+  shift
+done
+if ! [[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ && $# -gt 0 ]]; then
+  echo "error: expected --processes=N --devices=N -- COMMAND" >&2
+  exit 2
+fi
+if [[ -z $port ]]; then
+  # A port that is free now; processes have to agree on it before they meet.
+  port=$(python3 -c 'import socket
+with socket.socket() as s:
+    s.bind(("localhost", 0))
+    print(s.getsockname()[1])')
+fi
+
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
+children=()
+stop() {
+  for child in "${children[@]}"; do
+    kill -TERM "$child" 2>/dev/null || true
+  done
+}
+trap stop TERM INT
+for ((i = 0; i < processes; i++)); do
+  command=("$@" "--coordinator=localhost:$port" "--processes=$processes" "--process=$i")
+  if [[ $dry_run ]]; then
+    printf 'XLA_FLAGS=%q ' "$XLA_FLAGS"
+    printf '%q ' "${command[@]}"
+    echo
+    continue
+  fi
+  "${command[@]}" &
+  children+=("$!")
+done
+status=0
+while ((${#children[@]})); do
+  one=0 done_pid=
+  wait -n -p done_pid "${children[@]}" || one=$?
+  # A signal interrupts the wait, and no process has ended.
+  [[ $done_pid ]] || continue
+  rest=()
+  for child in "${children[@]}"; do
+    [[ $child == "$done_pid" ]] || rest+=("$child")
+  done
+  children=("${rest[@]+"${rest[@]}"}")
+  if ((one && !status)); then
+    status=$one
+    stop
+  fi
+done
+exit "$status"
