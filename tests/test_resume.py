@@ -132,6 +132,7 @@ def kept(workdir, data):
     """Every checkpoint: its arrays, and what the host knew."""
     identity = json.loads((workdir / "run.json").read_text())
     config = configs.ConfigDict(identity["config"])
+    config.mesh.update(data=-1, model=1)
     run = Run.make(config, store.load(data), jax.devices()[:1])
     _, abstract = run.start()
     out = {}
