@@ -114,27 +114,28 @@ class Partition:
         rows = [np.arange(size)[index] for index in held.values()]
         return np.unique(np.concatenate(rows))
 
-    def join(self, value: np.ndarray, rows: np.ndarray, size: int) -> jax.Array:
-        """Makes one array of the batches that processes hold in part.
+    def join(
+        self, value: np.ndarray, rows: np.ndarray, size: int, *axes: str
+    ) -> jax.Array:
+        """Makes one array of what processes hold in part.
 
         Args:
-          value: `[steps, len(rows), ...]`, this process' part.
-          rows: `mine(size, "batch")`.
-          size: of the whole batch.
-
-        Returns:
-          `[steps, size, ...]`.
+          value: this process' part; its dimension of the last of `axes` has
+            those rows alone.
+          rows: `mine(size, axes[-1])`.
+          size: of that dimension, whole.
+          *axes: of the leading dimensions; the others are never spread.
         """
+        cut = len(axes) - 1
 
         def part(index):
-            first = index[1].start or 0
-            last = size if index[1].stop is None else index[1].stop
+            first, last, _ = index[cut].indices(size)
             here = slice(*np.searchsorted(rows, (first, last)))
-            return value[:, here]
+            return value[(slice(None),) * cut + (here,)]
 
         return jax.make_array_from_callback(
-            (len(value), size, *value.shape[2:]),
-            self.sharding("step", "batch"),
+            (*value.shape[:cut], size, *value.shape[cut + 1 :]),
+            self.sharding(*axes),
             part,
         )
 

@@ -137,7 +137,7 @@ class Run:
         mine = self.partition.mine(size, "batch")
         for stack in pipeline(self.stream, first):
             yield {
-                name: self.partition.join(column, mine, size)
+                name: self.partition.join(column, mine, size, "step", "batch")
                 for name, column in stack.items()
             }
 

@@ -32,6 +32,28 @@ def test_other_rules_make_another_layout(one):
     assert whole.spec("user", "item") == P(None, "model")
 
 
+def test_tables_may_be_spread_over_all_devices():
+    partition = make_partition(4, 2, tables="all")
+    assert partition.spec("item", None) == P(("data", "model"), None)
+    assert partition.shards("item") == 8
+    assert partition.shards("ranked") == 2
+    with pytest.raises(InputError, match="mesh axis 'data'"):
+        partition.spec("batch", "item")
+    with pytest.raises(InputError, match="spread tables") as caught:
+        make_partition(4, 2, tables="modle")
+    assert caught.value.where == "config.mesh.tables"
+
+
+def test_rows_are_joined_where_they_belong(partition):
+    rows = partition.mine(16, "batch")
+    # One process has all of them, whatever the mesh.
+    np.testing.assert_array_equal(rows, np.arange(16))
+    value = np.arange(3 * 16 * 2).reshape(3, 16, 2)
+    whole = partition.join(value, rows, 16, "step", "batch")
+    np.testing.assert_array_equal(whole, value)
+    assert whole.sharding == partition.sharding("step", "batch")
+
+
 @pytest.mark.parametrize(
     ("data", "model", "shape"),
     [(-1, 1, (8, 1)), (-1, 2, (4, 2)), (2, 4, (2, 4)), (1, 8, (1, 8))],

@@ -4,19 +4,26 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
+from conftest import MESHES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neggen_jax.ops.positives import (
     contains,
     kth_negative,
+    kth_positive,
     make_positives,
     num_negatives,
+    num_positives,
 )
+from neggen_jax.partition import make_partition
 
 contains = jax.jit(contains)
 kth_negative = jax.jit(kth_negative)
+kth_positive = jax.jit(kth_positive)
 num_negatives = jax.jit(num_negatives)
+num_positives = jax.jit(num_positives)
 
 
 def check_everything(rows, num_items, partition):
@@ -36,6 +43,11 @@ def check_everything(rows, num_items, partition):
     asked = every[1] < np.asarray(left)[:, None]
     got = np.asarray(kth_negative(positives, *every))
     np.testing.assert_array_equal(got[asked], np.nonzero(~want)[1])
+    count = num_positives(positives, np.arange(len(rows)))
+    np.testing.assert_array_equal(count, want.sum(axis=1))
+    asked = every[1] < np.asarray(count)[:, None]
+    got = np.asarray(kth_positive(positives, *every))
+    np.testing.assert_array_equal(got[asked], np.nonzero(want)[1])
 
 
 def test_every_set_of_six_items(one):
@@ -60,6 +72,21 @@ def test_any_rows(one, cells, full):
             taken.add((user, item))
     rows = [{i for u, i in taken if u == user} for user in range(8)]
     check_everything(rows, 16, one)
+
+
+@pytest.mark.parametrize("tables", ["model", "all"])
+@pytest.mark.parametrize("mesh", MESHES[1:])
+def test_the_shard_that_has_a_user_answers(mesh, tables):
+    rng = np.random.default_rng(0)
+    partition = make_partition(*mesh, tables=tables)
+    rows = [set(rng.choice(16, rng.integers(16), False)) for _ in range(19)]
+    check_everything(rows, 16, partition)
+    shards = mesh[0] * mesh[1] if tables == "all" else mesh[1]
+    positives = make_positives(
+        np.arange(19), np.zeros(19, int), 19, 16, partition
+    )
+    held = {s.data.shape for s in positives.items.addressable_shards}
+    assert held == {(1, -(-19 // shards))}
 
 
 def test_rows_of_every_length(one):

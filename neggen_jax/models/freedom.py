@@ -97,7 +97,7 @@ class FREEDOM(Encoder):
                 expected="from 0 to less than 1",
                 found=self.dropout,
             )
-        edges = inputs.positives.items.size
+        edges = inputs.positives.count
         keep = max(1, round(edges * (1 - self.dropout)))
         if keep == edges:
             return inputs

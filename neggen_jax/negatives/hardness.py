@@ -14,6 +14,7 @@ from neggen_jax.data.inputs import Inputs
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives.catalogue import uniform
 from neggen_jax.negatives.source import Batch
+from neggen_jax.ops.positives import kth_positive, num_positives
 
 # Train positives of a user that a negative is compared with, at most.
 _POSITIVES = 32
@@ -77,13 +78,13 @@ def _nearest(
     encoded: Encoded, inputs: Inputs, pairs: Batch, vectors: jax.Array
 ) -> jax.Array:
     """Cosine distance to the nearest train positive, `[P, Q]`."""
-    positives = inputs.positives
-    start = positives.indptr[pairs["users"]]
-    degree = positives.indptr[pairs["users"] + 1] - start
+    users, positives = pairs["users"][:, None], inputs.positives
+    degree = num_positives(positives, users)
     # Evenly over the user's positives, in float32 for want of int64.
     way = jnp.arange(_POSITIVES) / _POSITIVES
-    places = start[:, None] + (way * degree[:, None]).astype(jnp.int32)
-    others = positives.items[places]
+    places = (way * degree).astype(jnp.int32)
+    users = jnp.broadcast_to(users, places.shape)
+    others = kth_positive(positives, users, places)
     everyone = jnp.concatenate([others, pairs["items"][:, None]], axis=1)
     unit = _unit(encoded.items[everyone])
     cosines = jnp.einsum("pnd,pqd->pqn", unit, _unit(vectors))

@@ -1,36 +1,50 @@
-"""Each user's sorted positives, and two exact queries over them.
+"""Each user's sorted positives, and exact queries over them.
 
 Membership and the k-th non-member are both binary searches, branch-free and
 of fixed length, so that negatives are drawn on the device for a whole batch
 at once and are *never* a train positive of their user.
+
+Users are spread over the devices as the rows of their table are. A query goes
+to all devices; the one that has the user answers, and the sum of all answers
+is its answer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from neggen_jax.errors import InputError
-from neggen_jax.partition import Partition
+from neggen_jax.partition import Axes, Partition
 
 
 @flax.struct.dataclass
 class Positives:
-    """Sorted positives by user.
+    """Sorted positives by user, in `S` shards of equally many users.
 
     Attributes:
-      indptr: int32 `[num_users + 1]`.
-      items: int32 `[n]`, ascending within each user.
+      indptr: int32 `[S, users / S + 1]`, offsets into the shard's own items.
+      items: int32 `[S, n]`, ascending within each user; padded at the end.
+      count: of all pairs.
       num_items: items that exist; candidates are `0 .. num_items - 1`.
       depth: binary-search steps that the longest row needs.
+      mesh: devices that the shards live on.
+      axis: mesh axes that the shards are spread over.
     """
 
     indptr: jax.Array
     items: jax.Array
+    count: int = flax.struct.field(pytree_node=False)
     num_items: int = flax.struct.field(pytree_node=False)
     depth: int = flax.struct.field(pytree_node=False)
+    mesh: Mesh = flax.struct.field(pytree_node=False)
+    axis: Axes = flax.struct.field(pytree_node=False)
 
 
 def fits_int32(count: int, what: str) -> None:
@@ -54,27 +68,89 @@ def make_positives(
     num_items: int,
     partition: Partition,
 ) -> Positives:
-    """Sorts (user, item) pairs into rows."""
-    fits_int32(len(items), "positives")
-    order = np.lexsort((items, users))
-    degree = np.bincount(users, minlength=num_users)
-    indptr = np.concatenate([[0], np.cumsum(degree)]).astype(np.int32)
+    """Sorts (user, item) pairs into rows.
+
+    Each process keeps those of its own devices' users.
+    """
+    shards = partition.shards("user")
+    size = partition.padded(num_users, "user") // shards
+    degree = np.bincount(users, minlength=shards * size)
+    indptr = np.zeros((shards, size + 1), np.int32)
+    ends = np.cumsum(degree.reshape(shards, size), axis=1)
+    width = max(1, int(ends[:, -1].max()))
+    fits_int32(width, "positives")
+    indptr[:, 1:] = ends
+    own = partition.mine(shards, "user")
+    mine = np.flatnonzero(np.isin(users // size, own))
+    order = mine[np.lexsort((items[mine], users[mine]))]
+    columns = np.zeros((len(own), width), np.int32)
+    columns[np.arange(width) < indptr[own, -1:]] = items[order]
     return Positives(
-        indptr=partition.put(indptr, None),
-        items=partition.put(items[order].astype(np.int32), None),
+        indptr=partition.join(indptr[own], own, shards, "user"),
+        items=partition.join(columns, own, shards, "user"),
+        count=len(items),
         num_items=num_items,
         depth=int(degree.max()).bit_length(),
+        mesh=partition.mesh,
+        axis=partition.rules["user"],
     )
 
 
-def _count_while(positives: Positives, users: jax.Array, below) -> jax.Array:
-    """Length of each row's longest prefix on which `below(k, item)` holds."""
-    start = positives.indptr[users]
-    low, high = jnp.zeros_like(start), positives.indptr[users + 1] - start
-    for _ in range(positives.depth):
+def _ask(
+    positives: Positives,
+    answer: Callable[..., jax.Array],
+    users: jax.Array,
+    *about: jax.Array,
+) -> jax.Array:
+    """Has the shard of each user answer.
+
+    Args:
+      positives: rows to search.
+      answer: of the shard's `indptr` and `items`, row numbers within the
+        shard, and `about`; int32, of the shape of the row numbers.
+      users: int32, any shape.
+      *about: of the same shape.
+    """
+    shards, size = positives.indptr.shape[0], positives.indptr.shape[1] - 1
+
+    def local(indptr, items, users, *about):
+        if shards == 1:
+            return answer(indptr[0], items[0], users, *about)
+        first = jax.lax.axis_index(positives.axis) * size
+        mine = (users >= first) & (users < first + size)
+        rows = jnp.where(mine, users - first, 0)
+        found = answer(indptr[0], items[0], rows, *about)
+        return jax.lax.psum(jnp.where(mine, found, 0), positives.axis)
+
+    cut = P(positives.axis)
+    return jax.shard_map(
+        local,
+        mesh=positives.mesh,
+        in_specs=(cut, cut, P(), *[P() for _ in about]),
+        out_specs=P(),
+        check_vma=False,
+    )(positives.indptr, positives.items, users, *about)
+
+
+def _prefix(
+    depth: int,
+    start: jax.Array,
+    end: jax.Array,
+    below: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Length of the longest prefix of `start .. end` on which `below` holds.
+
+    Args:
+      depth: binary-search steps.
+      start: int32, places.
+      end: int32, places past the last one, alike.
+      below: of a rank within the prefix, and its place.
+    """
+    low, high = jnp.zeros_like(start), end - start
+    for _ in range(depth):
         active = low < high
         middle = (low + high) // 2
-        go_up = below(middle, positives.items[start + middle]) & active
+        go_up = below(middle, start + middle) & active
         low = jnp.where(go_up, middle + 1, low)
         high = jnp.where(active & ~go_up, middle, high)
     return low
@@ -93,17 +169,48 @@ def contains(
     Returns:
       bool, the same shape.
     """
-    rank = _count_while(positives, users, lambda _, item: item < items)
-    end = positives.indptr[users + 1]
-    at = positives.indptr[users] + rank
-    found = positives.items[jnp.minimum(at, positives.items.size - 1)] == items
-    return found & (at < end)
+
+    def answer(indptr, known, rows, items):
+        start, end = indptr[rows], indptr[rows + 1]
+        at = start + _prefix(
+            positives.depth, start, end, lambda _, place: known[place] < items
+        )
+        found = known[jnp.minimum(at, known.size - 1)] == items
+        return (found & (at < end)).astype(jnp.int32)
+
+    return _ask(positives, answer, users, items) > 0
+
+
+def num_positives(positives: Positives, users: jax.Array) -> jax.Array:
+    """Number of positives of each user."""
+
+    def answer(indptr, known, rows):
+        del known
+        return indptr[rows + 1] - indptr[rows]
+
+    return _ask(positives, answer, users)
 
 
 def num_negatives(positives: Positives, users: jax.Array) -> jax.Array:
     """Number of items that are not a positive of each user."""
-    degree = positives.indptr[users + 1] - positives.indptr[users]
-    return positives.num_items - degree
+    return positives.num_items - num_positives(positives, users)
+
+
+def kth_positive(
+    positives: Positives, users: jax.Array, k: jax.Array
+) -> jax.Array:
+    """The k-th (from 0) positive of each user, in index order.
+
+    Args:
+      positives: rows to read.
+      users: int32, any shape.
+      k: int32, the same shape, in `[0, num_positives)`.
+    """
+
+    def answer(indptr, known, rows, k):
+        return known[jnp.minimum(indptr[rows] + k, known.size - 1)]
+
+    return _ask(positives, answer, users, k)
 
 
 def kth_negative(
@@ -123,5 +230,14 @@ def kth_negative(
     Returns:
       int32 items, the same shape.
     """
-    below = _count_while(positives, users, lambda rank, item: item - rank <= k)
-    return k + below
+
+    def answer(indptr, known, rows, k):
+        start, end = indptr[rows], indptr[rows + 1]
+        return _prefix(
+            positives.depth,
+            start,
+            end,
+            lambda rank, place: known[place] - rank <= k,
+        )
+
+    return k + _ask(positives, answer, users, k)
