@@ -208,23 +208,3 @@ def test_a_step_that_ruins_the_parameters_is_told():
     assert np.isfinite(report.means["loss"])
     assert np.abs(numbers(state.params)["['encoder']['items']"]).max() > 1e20
     assert int(report.bad_step) == 0
-
-
-@pytest.mark.parametrize("mesh", [(8, 1), (4, 2), (1, 8)])
-def test_losses_are_the_same_on_any_mesh(mesh):
-    """Batches, negatives and pruning do not depend on the devices.
-
-    What is left are sums of some thousand terms in another order, over three
-    steps: errors like the root of their number, some ten roundings; a
-    hundred is generous.
-    """
-    reports = []
-    for where in ((1, 1), mesh):
-        it = small("freedom,popularity", where, train__ema=0.75)
-        count = it.run.partition.put(np.int32(3))
-        _, report = it.dispatch(it.state, it.inputs, it.stack, count)
-        reports.append(report.means)
-    want, got = reports
-    assert want.keys() == got.keys()
-    for name, value in want.items():
-        assert float(got[name]) == pytest.approx(float(value), rel=100 * EPS)
