@@ -91,6 +91,10 @@ def base() -> ConfigDict:
 
     # Devices as a grid; data=-1 takes all that model leaves.
     config.mesh = ConfigDict({"data": -1, "model": 1})
+    # How propagation over several shards of a table comes by the others:
+    # "gather" holds the whole table on each device while it multiplies;
+    # "ring" passes the shards round, in memory that does not grow with it.
+    config.mesh.exchange = "gather"
     return config
 
 
@@ -108,6 +112,7 @@ RESUMABLE = frozenset(
         "evaluate.category",
         "mesh.data",
         "mesh.model",
+        "mesh.exchange",
     }
 )
 

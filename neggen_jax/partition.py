@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from neggen_jax.errors import InputError, nearest
 
 MESH_AXES = ("data", "model")
+EXCHANGES = ("gather", "ring")
 
 # Logical axis -> mesh axis; None keeps the axis whole on every device.
 RULES: dict[str, str | None] = {
@@ -40,12 +41,15 @@ class Partition:
     Attributes:
       mesh: devices arranged by `MESH_AXES`.
       rules: logical axis -> mesh axis or None.
+      exchange: how sparse products on several shards come by the rows of
+        others, one of `EXCHANGES`; see `ops/sparse.py`.
     """
 
     mesh: Mesh
     rules: Mapping[str, str | None] = dataclasses.field(
         default_factory=lambda: RULES
     )
+    exchange: str = "gather"
 
     def spec(self, *axes: str | None) -> PartitionSpec:
         """Maps logical axes to a `PartitionSpec`; None is never spread.
@@ -110,7 +114,10 @@ class Partition:
 
 
 def make_partition(
-    data: int = -1, model: int = 1, devices: list[Any] | None = None
+    data: int = -1,
+    model: int = 1,
+    devices: list[Any] | None = None,
+    exchange: str = "gather",
 ) -> Partition:
     """Arranges devices as a `data` x `model` mesh.
 
@@ -119,11 +126,19 @@ def make_partition(
         `model` leaves.
       model: devices that share the rows of tables, features and graphs.
       devices: all devices of all processes, by default.
+      exchange: of sparse products, one of `EXCHANGES`.
 
     Raises:
-      InputError: if the mesh does not use every device exactly once, or if
-        there are several processes, which training does not support yet.
+      InputError: if the mesh does not use every device exactly once, if the
+        exchange is unknown, or if there are several processes, which training
+        does not support yet.
     """
+    if exchange not in EXCHANGES:
+        raise InputError(
+            f"Unknown exchange {exchange!r}.",
+            where="config.mesh.exchange",
+            fix=nearest(exchange, EXCHANGES),
+        )
     if jax.process_count() > 1:
         raise InputError(
             "Runs over several processes are not supported yet.",
@@ -144,4 +159,4 @@ def make_partition(
             fix="set --config.mesh.data=-1 and a model size that divides",
         )
     grid = np.asarray(devices).reshape(data, model)
-    return Partition(Mesh(grid, MESH_AXES))
+    return Partition(Mesh(grid, MESH_AXES), exchange=exchange)

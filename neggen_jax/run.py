@@ -68,7 +68,13 @@ class Run:
         Raises:
           InputError: for bad values, unknown names and unfit data.
         """
-        partition = make_partition(config.mesh.data, config.mesh.model, devices)
+        # Runs of earlier versions know one exchange.
+        partition = make_partition(
+            config.mesh.data,
+            config.mesh.model,
+            devices,
+            config.mesh.get("exchange", "gather"),
+        )
         if catalog is None and not config.data.path:
             raise InputError(
                 "No dataset is named.",
