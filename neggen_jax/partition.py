@@ -83,7 +83,8 @@ class Partition:
     def shards(self, axis: str) -> int:
         """Number of pieces that a logical axis is cut into."""
         (target,) = self.spec(axis)
-        return 1 if target is None else self.mesh.shape[target]
+        names = (target,) if isinstance(target, str) else target or ()
+        return math.prod(self.mesh.shape[name] for name in names)
 
     def padded(self, size: int, axis: str) -> int:
         """The smallest size >= `size` that cuts into equal pieces."""
