@@ -92,6 +92,10 @@ def base() -> ConfigDict:
     # Devices as a grid; data=-1 takes all that model leaves. The rows of
     # tables are spread over those of "model", or over "all".
     config.mesh = ConfigDict({"data": -1, "model": 1, "tables": "model"})
+    # How propagation over several shards of a table comes by the others:
+    # "gather" holds the whole table on each device while it multiplies;
+    # "ring" passes the shards round, in memory that does not grow with it.
+    config.mesh.exchange = "gather"
     return config
 
 
@@ -110,6 +114,7 @@ RESUMABLE = frozenset(
         "mesh.data",
         "mesh.model",
         "mesh.tables",
+        "mesh.exchange",
     }
 )
 

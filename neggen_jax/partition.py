@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from neggen_jax.errors import InputError, nearest
 
 MESH_AXES = ("data", "model")
+EXCHANGES = ("gather", "ring")
 
 # One mesh axis, several that act as one (the first is the slowest), or none.
 Axes = str | tuple[str, ...] | None
@@ -49,10 +50,13 @@ class Partition:
     Attributes:
       mesh: devices arranged by `MESH_AXES`.
       rules: logical axis -> mesh axes.
+      exchange: how sparse products on several shards come by the rows of
+        others, one of `EXCHANGES`; see `ops/sparse.py`.
     """
 
     mesh: Mesh
     rules: Mapping[str, Axes] = dataclasses.field(default_factory=lambda: RULES)
+    exchange: str = "gather"
 
     def spec(self, *axes: str | None) -> PartitionSpec:
         """Maps logical axes to a `PartitionSpec`; None is never spread.
@@ -164,6 +168,7 @@ def make_partition(
     model: int = 1,
     devices: list[Any] | None = None,
     tables: str = "model",
+    exchange: str = "gather",
 ) -> Partition:
     """Arranges devices as a `data` x `model` mesh.
 
@@ -175,11 +180,18 @@ def make_partition(
       devices: all devices of all processes, by default.
       tables: which devices share the rows of tables, features and graphs:
         those of "model", or "all".
+      exchange: of sparse products, one of `EXCHANGES`.
 
     Raises:
       InputError: if the mesh does not use every device exactly once, or for
         an unknown name.
     """
+    if exchange not in EXCHANGES:
+        raise InputError(
+            f"Unknown exchange {exchange!r}.",
+            where="config.mesh.exchange",
+            fix=nearest(exchange, EXCHANGES),
+        )
     if tables not in TABLES:
         raise InputError(
             "Unknown devices to spread tables over.",
@@ -200,4 +212,4 @@ def make_partition(
         )
     grid = np.asarray(devices).reshape(data, model)
     spread = dict.fromkeys(("user", "item", "edge"), TABLES[tables])
-    return Partition(Mesh(grid, MESH_AXES), RULES | spread)
+    return Partition(Mesh(grid, MESH_AXES), RULES | spread, exchange)

@@ -70,9 +70,13 @@ class Run:
           InputError: for bad values, unknown names and unfit data.
         """
         mesh = config.mesh
-        # Runs of earlier versions do not have the last key.
+        # Runs of earlier versions do not have the last two keys.
         partition = make_partition(
-            mesh.data, mesh.model, devices, mesh.get("tables", "model")
+            mesh.data,
+            mesh.model,
+            devices,
+            mesh.get("tables", "model"),
+            mesh.get("exchange", "gather"),
         )
         if catalog is None and not config.data.path:
             raise InputError(

@@ -68,7 +68,7 @@ def test_pruning_prefers_edges_between_rare_ends(catalog, one):
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def draw(graph, key):
-        return prune(graph, key, edges, 1).forward.edges[0, 0]
+        return prune(graph, key, edges, 1).forward.edges[0, 0, 0]
 
     counts = np.bincount(
         draw(graph, jax.random.split(jax.random.key(0), draws)),

@@ -1,9 +1,10 @@
-"""Sparse products against dense float64 ones, on every mesh.
+"""Sparse products against dense float64 ones, on every mesh, either exchange.
 
 Tolerances: a row of n entries is summed in float32 in some order, so its
 error is at most about n eps |A||x|; `bound` is that, entry by entry.
 """
 
+import dataclasses
 import functools
 
 import dense as reference
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from neggen_jax.ops import sparse
 from neggen_jax.ops.sparse import dense, make_graph, multiply, subset
+from neggen_jax.partition import EXCHANGES
 
 ROWS, COLUMNS, WIDTH = 32, 24, 5
 
@@ -59,9 +61,10 @@ def problem():
     return edges, weights, as_dense(edges, weights), x, g
 
 
-@pytest.fixture(scope="module")
-def graph(problem, partition):
+@pytest.fixture(scope="module", params=EXCHANGES)
+def graph(request, problem, partition):
     edges, weights, *_ = problem
+    partition = dataclasses.replace(partition, exchange=request.param)
     return make_graph(edges, weights, (ROWS, COLUMNS), partition)
 
 
@@ -130,11 +133,13 @@ def test_no_gradient_reaches_the_weights(problem, one):
 
 
 @pytest.mark.parametrize("side", ["forward", "backward"])
-def test_the_segment_sum_of_accelerators_is_the_same(problem, graph, side):
+def test_the_segment_sum_of_accelerators_is_the_same(problem, partition, side):
     """The product that runs where there is no native kernel."""
-    *_, matrix, x, g = problem
+    edges, weights, matrix, x, g = problem
     matrix, x = (matrix, x) if side == "forward" else (matrix.T, g)
-    rows = getattr(graph, side)
+    graph = make_graph(edges, weights, (ROWS, COLUMNS), partition)
+    # Of the one block.
+    rows = jax.tree.map(lambda v: v[:, 0], getattr(graph, side))
     product = jax.vmap(sparse._segment_product, in_axes=(0, None))
     out, half = jax.jit(
         lambda rows, x: (product(rows, x), product(rows, x.astype("bfloat16")))
@@ -187,9 +192,11 @@ def test_subset_is_normalised_anew(problem, graph):
     check_subset(problem, graph, 40)
 
 
+@pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("size", [1, 150])
-def test_subset_of_any_size(problem, eight, size):
+def test_subset_of_any_size(problem, eight, size, exchange):
     edges, weights, *_ = problem
+    eight = dataclasses.replace(eight, exchange=exchange)
     graph = make_graph(edges, weights, (ROWS, COLUMNS), eight)
     check_subset(problem, graph, size)
 
@@ -209,10 +216,13 @@ def test_a_subset_of_a_subset(problem, one):
     )
 
 
-def test_a_matrix_without_entries(partition):
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_matrix_without_entries(partition, exchange):
     none = np.zeros((2, 0), np.int64)
+    partition = dataclasses.replace(partition, exchange=exchange)
     graph = make_graph(none, np.zeros(0), (ROWS, COLUMNS), partition)
-    assert not np.asarray(multiply(graph, np.ones((COLUMNS, 2)))).any()
+    product = jax.jit(multiply)(graph, np.ones((COLUMNS, 2)))
+    assert not np.asarray(product).any()
 
 
 def test_rows_must_cut_evenly(eight):

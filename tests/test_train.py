@@ -329,6 +329,7 @@ def test_after_diverging_the_last_good_checkpoint_goes_on(
         ("evaluate__block_size", 0, "from 1"),
         ("seed", -1, "from 0"),
         ("mesh__model", 3, "data * model == 8"),
+        ("mesh__exchange", "rnig", "did you mean 'ring'"),
         ("optimizer__schedule", "cosin", "did you mean 'cosine'"),
         ("encoder__name", "lightgnc", "did you mean 'lightgcn'"),
         ("negatives__sampled__name", "unifrom", "did you mean 'uniform'"),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Items whose neighbours are sought at a time; only time depends on it.
 _BLOCK = 4 * ranking.TILE_QUERIES
+# Interactions that are counted at a time, to bound memory.
+_EDGES = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,25 +52,24 @@ def user_item(catalog: Catalog, size: Sizes, partition: Partition) -> Graph:
     Returns:
       A graph `[user_rows, item_rows]`.
     """
-    ends = np.stack([catalog.train.users, catalog.train.items])
-    weights = _symmetric_scale(
-        ends, np.ones(ends.shape[1]), (catalog.num_users, catalog.num_items)
-    )
+    users, items = catalog.train.users, catalog.train.items
+    of_user = _degrees(users, catalog.num_users)
+    of_item = _degrees(items, catalog.num_items)
+
+    def weights(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return 1 / np.sqrt(of_user[users] * of_item[items])
+
     return make_graph(
-        ends, weights, (size.user_rows, size.item_rows), partition
+        (users, items), weights, (size.user_rows, size.item_rows), partition
     )
 
 
-def _symmetric_scale(
-    ends: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    row, column = (
-        np.bincount(end, weights, minlength=length)
-        for end, length in zip(ends, shape, strict=True)
-    )
-    product = row[ends[0]] * column[ends[1]]
-    safe = np.where(product > 0, product, 1.0)
-    return np.where(product > 0, weights / np.sqrt(safe), 0.0)
+def _degrees(ends: np.ndarray, size: int) -> np.ndarray:
+    """Counts each end by blocks; the list may be mapped from disk."""
+    out = np.zeros(size, np.int64)
+    for start in range(0, len(ends), _EDGES):
+        np.add.at(out, ends[start : start + _EDGES], 1)
+    return out
 
 
 def nearest_items(

@@ -23,7 +23,7 @@ from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.models.lightgcn import propagate
-from neggen_jax.ops.sparse import Graph, multiply, subset
+from neggen_jax.ops.sparse import Graph, edge_weights, multiply, subset
 
 
 def prune(graph: Graph, key: jax.Array, num_edges: int, keep: int) -> Graph:
@@ -38,13 +38,11 @@ def prune(graph: Graph, key: jax.Array, num_edges: int, keep: int) -> Graph:
       num_edges: edges in the graph.
       keep: edges to keep.
     """
-    rows = graph.forward
     # In the order of the edges, and whole on every device: the draw is then
-    # the same on any mesh, and top_k never runs along a sharded axis. Padding
-    # belongs to no edge and is dropped.
-    weights = jnp.zeros(num_edges).at[rows.edges].set(rows.weights, mode="drop")
+    # the same on any mesh, and top_k never runs along a sharded axis.
     weights = jax.lax.with_sharding_constraint(
-        weights, NamedSharding(graph.mesh, PartitionSpec())
+        edge_weights(graph, num_edges),
+        NamedSharding(graph.mesh, PartitionSpec()),
     )
     scores = jnp.log(weights) + jax.random.gumbel(key, (num_edges,))
     _, drawn = jax.lax.top_k(scores, keep)

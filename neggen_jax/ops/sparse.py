@@ -1,13 +1,18 @@
-"""Products with a sparse matrix, forward and backward, without scatters.
+"""Products with a sparse matrix, forward and backward, sharded by rows.
 
-A `Graph` keeps one sparse matrix in both orientations, each as compressed
-sparse rows cut into equal row shards. The gradient of `R x` is `R^T g`, so
-with both at hand neither direction ever scatters, and each device computes
-just the rows it owns: `multiply` is `shard_map` over row shards, with `x`
-gathered beforehand.
+A `Graph` keeps one sparse matrix in both orientations, each as sorted rows
+cut into equal row shards. The gradient of `R x` is `R^T g`, so with both at
+hand each device computes just the rows it owns, in either direction.
+`multiply` is `shard_map` over row shards, with one of two exchanges:
 
-On CPU the row product is XLA's native CSR kernel (through BCSR); elsewhere
-it is a segment sum over sorted rows.
+- "gather": each device holds all of `x` while it multiplies.
+- "ring": `x` stays cut into shards, which go round the devices; each adds up
+  those parts of its rows whose columns it holds just now. What a device needs
+  does not grow with the table: two shards of `x`, the sums of its own rows,
+  and the messages of one block of entries.
+
+On CPU the product of "gather" is XLA's native CSR kernel (through BCSR); all
+others are segment sums over sorted rows.
 """
 
 from __future__ import annotations
@@ -24,31 +29,9 @@ from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from neggen_jax.ops.positives import fits_int32
+from neggen_jax.errors import InputError
+from neggen_jax.ops.layout import Array, Entries, Rows, Weigh, compress
 from neggen_jax.partition import Partition
-
-# Built on the host, used on the devices.
-Array = jax.Array | np.ndarray
-
-
-@flax.struct.dataclass
-class Rows:
-    """Compressed sparse rows, cut into `S` shards of equal row count.
-
-    Attributes:
-      indptr: int32 `[S, R/S + 1]`, offsets into the shard's own entries.
-      columns: int32 `[S, n]`, padded at the end.
-      rows: int32 `[S, n]`, row within the shard; padding repeats the last.
-      weights: float32 `[S, n]`; padding is zero.
-      edges: int32 `[S, n]`, position of each entry in the list of edges that
-        the graph was built from; padding points past its end.
-    """
-
-    indptr: Array
-    columns: Array
-    rows: Array
-    weights: Array
-    edges: Array
 
 
 @flax.struct.dataclass
@@ -56,16 +39,17 @@ class Graph:
     """A sparse matrix `R` `[rows, columns]`, and its transpose.
 
     Attributes:
-      forward: rows of `R`.
-      backward: rows of `R^T`.
+      forward: rows of `R`; in one block for each shard of its columns if the
+        exchange is a ring, in one block otherwise.
+      backward: rows of `R^T`, alike.
       mesh: devices that the row shards live on.
-      axis: mesh axis that the shards are spread over, or None.
+      axis: what the shards are spread over: a mesh axis, several, or None.
     """
 
     forward: Rows
     backward: Rows
     mesh: Mesh = flax.struct.field(pytree_node=False)
-    axis: str | None = flax.struct.field(pytree_node=False)
+    axis: str | tuple[str, ...] | None = flax.struct.field(pytree_node=False)
 
     @property
     def transpose(self) -> Graph:
@@ -76,66 +60,54 @@ class Graph:
 
 
 def make_graph(
-    edges: np.ndarray,
-    weights: np.ndarray,
+    edges: np.ndarray | tuple[np.ndarray, np.ndarray],
+    weights: np.ndarray | Weigh,
     shape: tuple[int, int],
     partition: Partition,
     axis: str = "edge",
 ) -> Graph:
-    """Lays out a sparse matrix over the devices.
+    """Lays out a sparse matrix over the devices, for one exchange.
+
+    Each process makes the shards of its own devices alone, in two passes over
+    the edges for each orientation.
 
     Args:
-      edges: int `[2, n]`, row and column of each entry; any order, unique.
-      weights: `[n]`.
+      edges: rows and columns of the entries, int `[n]` each, in any order,
+        unique; they may be mapped from disk.
+      weights: `[n]`, or a function of rows and columns of some entries that
+        gives theirs.
       shape: rows and columns, both multiples of `partition.shards(axis)`.
-      partition: where the shards go.
+      partition: where the shards go, and by which exchange they multiply.
       axis: logical axis of the shards.
     """
     shards = partition.shards(axis)
+    for size in shape:
+        if size % shards:
+            raise ValueError(f"{size} rows do not cut into {shards} shards")
+    entries = Entries(edges[0], edges[1], weights, shape)
+    counts = entries.count(shards)
     (mesh_axis,) = partition.spec(axis)
-    both = []
-    for rows, columns, height in (
-        (edges[0], edges[1], shape[0]),
-        (edges[1], edges[0], shape[1]),
-    ):
-        host = _compress(rows, columns, weights, height, shards)
-        both.append(jax.tree.map(lambda v: partition.put(v, axis, None), host))
-    return Graph(both[0], both[1], partition.mesh, mesh_axis)
-
-
-def _compress(
-    rows: np.ndarray,
-    columns: np.ndarray,
-    weights: np.ndarray,
-    height: int,
-    shards: int,
-) -> Rows:
-    if height % shards:
-        raise ValueError(f"{height} rows do not cut into {shards} shards")
-    local = height // shards
-    order = np.lexsort((columns, rows))
-    counts = np.bincount(rows, minlength=height).reshape(shards, local)
-    width = max(1, int(counts.sum(axis=1).max()))
-    fits_int32(width, "edges")
-    indptr = np.zeros((shards, local + 1), np.int32)
-    np.cumsum(counts, axis=1, out=indptr[:, 1:])
-    out = Rows(
-        indptr=indptr,
-        columns=np.zeros((shards, width), np.int32),
-        rows=np.full((shards, width), local - 1, np.int32),
-        weights=np.zeros((shards, width), np.float32),
-        edges=np.full((shards, width), len(rows), np.int32),
+    return Graph(
+        _lay_out(entries, counts, partition, axis),
+        _lay_out(entries.transpose, counts.T, partition, axis),
+        partition.mesh,
+        mesh_axis,
     )
-    start = 0
-    for shard in range(shards):
-        size = indptr[shard, -1]
-        mine = order[start : start + size]
-        out.columns[shard, :size] = columns[mine]
-        out.rows[shard, :size] = rows[mine] - shard * local
-        out.weights[shard, :size] = weights[mine]
-        out.edges[shard, :size] = mine
-        start += size
-    return out
+
+
+def _lay_out(
+    entries: Entries, counts: np.ndarray, partition: Partition, axis: str
+) -> Rows:
+    """One orientation, on the devices."""
+    shards = len(counts)
+    # On one shard there is nothing to exchange.
+    ring = partition.exchange == "ring" and shards > 1
+    if not ring:
+        counts = counts.sum(axis=1, keepdims=True)
+    on_cpu = partition.mesh.devices.flat[0].platform == "cpu"
+    own = partition.mine(shards, axis)
+    host = compress(entries, counts, own.tolist(), native=on_cpu and not ring)
+    return jax.tree.map(lambda v: partition.join(v, own, shards, axis), host)
 
 
 @jax.custom_vjp
@@ -151,17 +123,23 @@ def multiply(graph: Graph, x: jax.Array) -> jax.Array:
     Returns:
       `[rows, d]`, in the dtype of `x`; sums run in float32.
     """
-    on_cpu = graph.mesh.devices.flat[0].platform == "cpu"
-    kernel = _native_product if on_cpu else _segment_product
+    spread = P(graph.axis)
+    ring = graph.forward.columns.shape[1] > 1
 
     def local(rows: Rows, x: jax.Array) -> jax.Array:
-        return kernel(jax.tree.map(lambda v: v[0], rows), x)
+        rows = jax.tree.map(lambda v: v[0], rows)
+        if ring:
+            return _ring_product(rows, x, graph.axis)
+        rows = jax.tree.map(lambda v: v[0], rows)
+        if rows.indptr is not None:
+            return _native_product(rows, x)
+        return _segment_product(rows, x)
 
     return jax.shard_map(
         local,
         mesh=graph.mesh,
-        in_specs=(P(graph.axis), P()),
-        out_specs=P(graph.axis),
+        in_specs=(spread, spread if ring else P()),
+        out_specs=spread,
         check_vma=False,
     )(graph.forward, x)
 
@@ -181,7 +159,7 @@ def _native_product(rows: Rows, x: jax.Array) -> jax.Array:
     entries: Any = (rows.weights, rows.columns, rows.indptr)
     matrix = jsparse.BCSR(
         entries,
-        shape=(rows.indptr.size - 1, x.shape[0]),
+        shape=(rows.height, x.shape[0]),
         indices_sorted=True,
         unique_indices=True,
     )
@@ -190,14 +168,58 @@ def _native_product(rows: Rows, x: jax.Array) -> jax.Array:
 
 
 def _segment_product(rows: Rows, x: jax.Array) -> jax.Array:
+    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
+    return _add_messages(sums, rows, x).astype(x.dtype)
+
+
+def _ring_product(rows: Rows, x: jax.Array, axis: Any) -> jax.Array:
+    """Rows of one shard times the shards of `x`, one after another.
+
+    Args:
+      rows: `[B, n]`, a block for each shard.
+      x: the shard that this device begins with.
+      axis: mesh axis, or axes, of the ring.
+    """
+    shards, me = len(rows.columns), jax.lax.axis_index(axis)
+    to_previous = [(i, (i - 1) % shards) for i in range(shards)]
+
+    def add(step: Any, held: jax.Array, sums: jax.Array) -> jax.Array:
+        block = (me + step) % shards
+        return _add_messages(sums, jax.tree.map(lambda v: v[block], rows), held)
+
+    def body(step: Any, carry: tuple) -> tuple:
+        held, sums = carry
+        # Asked for before the product, which it does not wait for.
+        following = jax.lax.ppermute(held, axis, to_previous)
+        return following, add(step, held, sums)
+
+    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
+    held, sums = jax.lax.fori_loop(0, shards - 1, body, (x, sums))
+    return add(shards - 1, held, sums).astype(x.dtype)
+
+
+def _add_messages(sums: jax.Array, rows: Rows, x: jax.Array) -> jax.Array:
+    """Adds one block of entries `[n]` times `x` to `sums`."""
     messages = x[rows.columns].astype(jnp.float32) * rows.weights[:, None]
-    out = jax.ops.segment_sum(
-        messages,
-        rows.rows,
-        num_segments=rows.indptr.size - 1,
-        indices_are_sorted=True,
-    )
-    return out.astype(x.dtype)
+    return sums.at[rows.rows].add(messages, indices_are_sorted=True)
+
+
+def edge_weights(graph: Graph, num_edges: int) -> jax.Array:
+    """Weights in the order of the edges that the graph was built from.
+
+    Args:
+      graph: not a subset.
+      num_edges: that it was built from.
+
+    Returns:
+      float32 `[num_edges]`.
+
+    Raises:
+      InputError: if there are too many edges to have numbers.
+    """
+    edges, weights = _numbers(graph.forward), graph.forward.weights
+    # Padding belongs to no edge and is dropped.
+    return jnp.zeros(num_edges).at[edges].set(weights, mode="drop")
 
 
 def subset(graph: Graph, keep: jax.Array, size: int) -> Graph:
@@ -211,11 +233,14 @@ def subset(graph: Graph, keep: jax.Array, size: int) -> Graph:
 
     Returns:
       `D^-1/2 A D^-1/2` over the kept edges, `D` counted among them.
+
+    Raises:
+      InputError: if there are too many edges to have numbers.
     """
-    forward = _select(graph.forward, keep, size)
-    backward = _select(graph.backward, keep, size)
+    forward = _select(graph.forward, _numbers(graph.forward), keep, size)
+    backward = _select(graph.backward, _numbers(graph.backward), keep, size)
     row_scale, column_scale = (
-        jax.lax.rsqrt(jnp.maximum(_degrees(rows), 1.0)).reshape(-1)
+        jax.lax.rsqrt(jnp.maximum(_degrees(rows), 1.0))
         for rows in (forward, backward)
     )
     forward = _reweigh(forward, row_scale, column_scale)
@@ -223,47 +248,68 @@ def subset(graph: Graph, keep: jax.Array, size: int) -> Graph:
     return dataclasses.replace(graph, forward=forward, backward=backward)
 
 
-@functools.partial(jax.vmap, in_axes=(0, None, None))
-def _select(rows: Rows, keep: jax.Array, size: int) -> Rows:
-    kept = jnp.append(keep, False)[jnp.minimum(rows.edges, keep.size)]
+def _numbers(rows: Rows) -> Array:
+    if rows.edges is None:
+        raise InputError(
+            "The graph has too many edges to choose among them.",
+            expected="fewer than 2**31",
+            fix="set --config.encoder.dropout=0, or choose another encoder",
+        )
+    return rows.edges
+
+
+# Over the shards, and over the blocks of each.
+@functools.partial(jax.vmap, in_axes=(0, 0, None, None))
+@functools.partial(jax.vmap, in_axes=(0, 0, None, None))
+def _select(rows: Rows, edges: Array, keep: jax.Array, size: int) -> Rows:
+    kept = jnp.append(keep, False)[jnp.minimum(edges, keep.size)]
     before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(kept)])
     capacity = min(size, kept.size)
     (index,) = jnp.nonzero(kept, size=capacity, fill_value=kept.size - 1)
     real = jnp.arange(capacity) < before[-1]
-    local = rows.indptr.size - 1
+    indptr = rows.indptr
+    if indptr is not None:
+        indptr = before[indptr].astype(jnp.int32)
     return Rows(
-        indptr=before[rows.indptr].astype(jnp.int32),
         columns=jnp.where(real, rows.columns[index], 0),
-        rows=jnp.where(real, rows.rows[index], local - 1),
+        rows=jnp.where(real, rows.rows[index], rows.height - 1),
         weights=real.astype(jnp.float32),
-        edges=jnp.where(real, rows.edges[index], keep.size),
+        edges=jnp.where(real, edges[index], keep.size),
+        indptr=indptr,
+        height=rows.height,
     )
 
 
 def _degrees(rows: Rows) -> jax.Array:
-    return jnp.diff(rows.indptr, axis=1).astype(jnp.float32)
+    """Entries in each row, `[S height]`, where weights are 1 or 0."""
+
+    def count(ends: Any, real: Any) -> jax.Array:
+        # Float32 would stop counting at 2**24.
+        zeros = jnp.zeros(rows.height, jnp.int32)
+        return zeros.at[ends].add(real.astype(jnp.int32))
+
+    counts = jax.vmap(count)(rows.rows, rows.weights)
+    return counts.reshape(-1).astype(jnp.float32)
 
 
 def _reweigh(rows: Rows, mine: jax.Array, theirs: jax.Array) -> Rows:
-    shards, local = rows.indptr.shape[0], rows.indptr.shape[1] - 1
-    row = rows.rows + local * jnp.arange(shards)[:, None]
+    shards, blocks, _ = rows.columns.shape
+    width = theirs.size // blocks
+    row = rows.rows + rows.height * jnp.arange(shards)[:, None, None]
+    column = rows.columns + width * jnp.arange(blocks)[:, None]
     return dataclasses.replace(
-        rows, weights=rows.weights * mine[row] * theirs[rows.columns]
+        rows, weights=rows.weights * mine[row] * theirs[column]
     )
 
 
 def dense(graph: Graph) -> np.ndarray:
     """The matrix as dense float64 `[rows, columns]`: for tests, not for use."""
     rows = jax.device_get(graph.forward)
-    height, width = (
-        side.indptr.shape[0] * (side.indptr.shape[1] - 1)
-        for side in (graph.forward, graph.backward)
-    )
-    out = np.zeros((height, width))
-    local = height // rows.indptr.shape[0]
-    for shard, ends in enumerate(rows.indptr[:, -1]):
-        row = rows.rows[shard, :ends] + shard * local
-        np.add.at(
-            out, (row, rows.columns[shard, :ends]), rows.weights[shard, :ends]
-        )
+    shards, blocks, _ = rows.columns.shape
+    shape = rows.height * shards, graph.backward.height * shards
+    row = rows.rows + rows.height * np.arange(shards)[:, None, None]
+    column = rows.columns + shape[1] // blocks * np.arange(blocks)[:, None]
+    out = np.zeros(shape)
+    # Padding adds zero.
+    np.add.at(out, (row, column), rows.weights)
     return out
