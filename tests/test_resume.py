@@ -137,7 +137,7 @@ def tell(process, workdir, rng) -> bool:
     process.send_signal(signal.SIGTERM)
     begun = time.monotonic()
     said, complained = process.communicate(timeout=60)
-    assert (process.returncode, complained) == (0, "")
+    assert process.returncode == 0, complained
     if "best epoch" in said:
         return False
     # A dispatch takes milliseconds here, and a write less than a second.
@@ -248,7 +248,7 @@ def torment(name, data, peaceful, workdir, moments, seed) -> int:
 @pytest.mark.parametrize(
     ("name", "moments"),
     [
-        ("freedom", ("told", "late", "saving")),
+        ("freedom", ("told", "saving")),
         ("lightgcn", ("saving", "told", "damage")),
     ],
 )
