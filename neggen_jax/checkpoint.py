@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from neggen_jax import hosts
 from neggen_jax.errors import InputError
 from neggen_jax.preemption import anywhere
 from neggen_jax.step import State
@@ -250,13 +251,15 @@ class Checkpoints:
             aside = self.directory.with_name("damaged") / str(damaged)
             while aside.exists():
                 aside = aside.with_name(f"{aside.name}-again")
-            if jax.process_index() == 0:
+
+            def move():
                 aside.parent.mkdir(exist_ok=True)
                 (self.directory / str(damaged)).rename(aside)
-            ocp.multihost.sync_global_processes(f"set aside {damaged}")
+
+            hosts.lead("set aside", move)
             self._manager.reload()
             said = f"it now stands in {aside}"
-        if jax.process_index() == 0:
+        if hosts.first():
             print(
                 f"warning: {error.problem[:-1]} ({error.found}); "
                 f"going on from step {instead} instead; {said}",

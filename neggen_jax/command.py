@@ -29,9 +29,9 @@ def _stopping() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        import jax
+        from neggen_jax import hosts
 
-        if jax.process_index() == 0:
+        if hosts.first():
             print(stopped, flush=True)
 
 
