@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,12 @@ from neggen_jax.run import Run
 from neggen_jax.step import State
 
 
-def measure(run: Run, state: State, split: str = "test") -> dict[str, float]:
+def measure(
+    run: Run,
+    state: State,
+    split: str = "test",
+    heed: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
     """The metric of one split without each modality.
 
     Costs one evaluation a modality, and the graphs that it needs.
@@ -33,6 +38,7 @@ def measure(run: Run, state: State, split: str = "test") -> dict[str, float]:
       run: composed.
       state: whose averaged or plain parameters rank.
       split: "valid" or "test".
+      heed: see `Ranker`.
 
     Returns:
       Modality -> the metric of `metric`; empty if the ranking reads none.
@@ -44,7 +50,7 @@ def measure(run: Run, state: State, split: str = "test") -> dict[str, float]:
     name, k = metric(run)
     found = {}
     for modality in names:
-        ranked = ranker(*without(run, modality).encode(state.evaluated))
+        ranked = ranker(*without(run, modality).encode(state.evaluated), heed)
         values = metrics.summarize(evaluate.accuracy(ranked, (k,)))
         found[modality] = values[name]
     return found

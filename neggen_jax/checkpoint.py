@@ -3,7 +3,8 @@
 A checkpoint holds the whole `State`, the little that the host knows (best
 value so far, evaluations since), and a checksum of both: TensorStore writes
 arrays without one, and would read changed bits as if nothing were wrong. It
-exists entirely or not at all.
+exists entirely or not at all. If the latest is damaged all the same, the one
+before is read, and the damaged one is set aside.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -21,26 +23,38 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from neggen_jax import hosts
 from neggen_jax.errors import InputError
+from neggen_jax.preemption import anywhere
 from neggen_jax.step import State
 
 
 class _LatestAndBest(preservation_policy.PreservationPolicy):
-    """Keeps the newest `count`, and the one that `best` names."""
+    """Keeps the newest `count`, and of each the best step that it names.
+
+    So a run can go back to any of them and still has its best step.
+
+    Attributes:
+      count: how many.
+      best: step -> best step, as far as known.
+      passing: steps that only stand until there is a newer one, and are not
+        counted.
+    """
 
     def __init__(self, count: int):
         self.count = count
-        self.best: int | None = None
+        self.best: dict[int, int | None] = {}
+        self.passing: set[int] = set()
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
     ) -> Sequence[bool]:
         del context
-        first = len(checkpoints) - self.count
-        return [
-            number >= first or info.step == self.best
-            for number, info in enumerate(checkpoints)
-        ]
+        steps = [info.step for info in checkpoints]
+        regular = [step for step in steps if step not in self.passing]
+        kept = {*regular[-self.count :], *steps[-1:]}
+        kept |= {self.best[step] for step in kept if step in self.best}
+        return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -60,7 +74,7 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._keep = _LatestAndBest(keep)
+        self._keep, self._read_only = _LatestAndBest(keep), read_only
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -87,20 +101,31 @@ class Checkpoints:
         """Step of the newest checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: State, meta: dict[str, Any]) -> None:
+    def pass_by(self, step: int) -> None:
+        """Counts a step as one that only stands until there is a newer one.
+
+        Saved again, it is written anew.
+        """
+        self._keep.passing.add(step)
+
+    def save(
+        self, state: State, meta: dict[str, Any], passing: bool = False
+    ) -> None:
         """Begins to write; training may go on meanwhile.
 
         Args:
-          state: its step names the checkpoint.
+          state: its step names the checkpoint. If it is there, it stays.
           meta: JSON beside it. Its "best_step" names the checkpoint that is
             kept beside the latest; it stands in `meta`, and not in Orbax'
             metrics, so that a resumed run knows it too.
+          passing: see `pass_by`.
 
         Raises:
           InputError: if the disk does not take it (now, or the one before).
         """
         step = int(jax.device_get(state.step))
-        if step in self._manager.all_steps():
+        there = step in self._manager.all_steps()
+        if there and (passing or step not in self._keep.passing):
             return
         seal = {"meta": meta, "checksum": _checksum(state, meta)}
         args = ocp.args.Composite(
@@ -109,11 +134,29 @@ class Checkpoints:
         # The one before has to be on disk to know how much room is left.
         self.wait()
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-        self._keep.best = meta["best_step"]
         try:
+            self._learn_bests()
+            if there:
+                self._manager.delete(step)
+            self._keep.best[step] = meta["best_step"]
+            self._keep.passing.discard(step)
+            if passing:
+                self.pass_by(step)
             self._manager.save(step, args=args)
         except Exception as error:
             raise _unwritable(self.directory, _first_line(error)) from error
+
+    def _learn_bests(self) -> None:
+        """Reads what earlier processes knew when they saved."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        for step in self._manager.all_steps():
+            if step not in self._keep.best:
+                try:
+                    seal = self._manager.restore(step, args=args).meta
+                    self._keep.best[step] = seal["meta"]["best_step"]
+                except Exception:
+                    # A damaged one: it says so when it is to be restored.
+                    self._keep.best[step] = None
 
     def _check_room(self, needed: int) -> None:
         """Refuses before anything is half written, where that can be known."""
@@ -141,53 +184,88 @@ class Checkpoints:
 
         Args:
           abstract: shapes, dtypes and shardings.
-          step: which; by default the latest.
+          step: which; by default the latest that can be read. Those after it
+            are set aside (unless `read_only`), and stderr is told.
 
         Raises:
-          InputError: if it is missing, damaged, or of another shape.
+          InputError: if it is missing, damaged, or of another shape; without
+            `step`, if all are.
         """
-        step = self.latest if step is None else step
-        if step is None or step not in self._manager.all_steps():
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps or step not in [None, *steps]:
             raise InputError(
                 "There is no such checkpoint.",
                 where=self.directory,
                 expected=f"step {step}" if step is not None else "any step",
-                found=list(self._manager.all_steps()),
+                found=steps[::-1],
                 fix="train first, or name a step that is there",
             )
+        if step is not None:
+            return self._read(abstract, step)
+        damaged: list[tuple[int, InputError]] = []
+        for step in steps:
+            try:
+                found = self._read(abstract, step)
+            except InputError as error:
+                damaged.append((step, error))
+            else:
+                for number, problem in damaged:
+                    self._set_aside(number, step, problem)
+                return found
+        raise damaged[0][1]
+
+    def _read(self, abstract: State, step: int) -> tuple[State, dict[str, Any]]:
         args = ocp.args.Composite(
             # Tables may have other padding, all zeros, on another mesh.
             state=ocp.args.StandardRestore(abstract, strict=False),
             meta=ocp.args.JsonRestore(),
         )
+        problem: Exception | None = None
         try:
             found = self._manager.restore(step, args=args)
             state, meta = found.state, found.meta["meta"]
-            if found.meta["checksum"] != _checksum(state, meta):
-                raise ValueError("the contents contradict their checksum")
+            checksum = found.meta["checksum"]
         except Exception as error:
+            problem = error
+        # What one process cannot read, none may go on from.
+        if jax.process_count() > 1 and bool(anywhere(problem is not None)):
+            problem = problem or ValueError("another process cannot read it")
+        if problem is None and checksum != _checksum(state, meta):
+            problem = ValueError("the contents contradict their checksum")
+        if problem is not None:
             raise InputError(
                 f"The checkpoint of step {step} cannot be read.",
                 where=self.directory / str(step),
                 expected="a complete checkpoint of this model",
-                found=_first_line(error),
-                fix=self._way_on(step),
-            ) from error
+                found=_first_line(problem),
+                fix=f"move {self.directory} away; the same command then "
+                "trains again from the start",
+            ) from problem
         return state, meta
 
-    def _way_on(self, damaged: int) -> str:
-        steps = self._manager.all_steps()
-        others = [step for step in steps if step < damaged]
-        if damaged < max(steps):
-            # Later ones count on this one as the best.
-            return (
-                f"move {self.directory} away; the same command then trains "
-                "again from the start"
+    def _set_aside(self, damaged: int, instead: int, error: InputError) -> None:
+        """Goes on from another step, and says so."""
+        said = "it is left where it is"
+        if not self._read_only:
+            # Not beside the others: there Orbax looks for steps.
+            aside = self.directory.with_name("damaged") / str(damaged)
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}-again")
+
+            def move():
+                aside.parent.mkdir(exist_ok=True)
+                (self.directory / str(damaged)).rename(aside)
+
+            hosts.lead("set aside", move)
+            self._manager.reload()
+            said = f"it now stands in {aside}"
+        if hosts.first():
+            print(
+                f"warning: {error.problem[:-1]} ({error.found}); "
+                f"going on from step {instead} instead; {said}",
+                file=sys.stderr,
+                flush=True,
             )
-        return (
-            "move that directory away; the same command then goes on from "
-            + (f"step {max(others)}" if others else "the start")
-        )
 
 
 def _checksum(state: State, meta: dict[str, Any]) -> str:

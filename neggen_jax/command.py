@@ -1,24 +1,38 @@
 """How the commands in `launch/` begin, and how they refuse.
 
 Whatever a person can put right - a flag, a config key, data, a workdir -
-ends in one message on stderr and exit status 2, without a traceback.
+ends in one message on stderr and exit status 2, without a traceback. A run
+that was told to stop, and has, ends in one line and exit status 0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
 from neggen_jax import config as configs
 from neggen_jax.errors import InputError, nearest, reported
+from neggen_jax.preemption import Stopped
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls `main`; the last line of every command."""
-    with reported():
+    with reported(), _stopping():
         app.run(main, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    try:
+        yield
+    except Stopped as stopped:
+        from neggen_jax import hosts
+
+        if hosts.first():
+            print(stopped, flush=True)
 
 
 def _parse(argv: list[str]) -> list[str]:

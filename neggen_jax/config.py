@@ -64,7 +64,8 @@ def base() -> ConfigDict:
     config.train.epochs = 300
     # Workdir of a run whose best encoder this one begins with; "": anew.
     config.train.start_from = ""
-    # Most steps that are stacked for one dispatch to the devices.
+    # Most steps that are stacked for one dispatch to the devices. Told to
+    # stop, a run ends those that are under way: two, or three over processes.
     config.train.steps_per_dispatch = 16
     # Epochs between two evaluations on valid.
     config.train.eval_every = 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -138,17 +139,24 @@ class Ranker:
         owners = jnp.broadcast_to(block[:, None], found.shape)
         return found, contains(heldout, owners, found) & (found >= 0)
 
-    def __call__(self, users: jax.Array, items: jax.Array) -> Ranked:
+    def __call__(
+        self,
+        users: jax.Array,
+        items: jax.Array,
+        heed: Callable[[], object] = lambda: None,
+    ) -> Ranked:
         """Ranks by inner product.
 
         Args:
           users: `[user_rows, d]`.
           items: `[item_rows, d]`.
+          heed: called before each block of users; what it raises ends this.
         """
         table = self._tile(items)
         pending: list[Any] = []
         done: list[tuple[np.ndarray, np.ndarray]] = []
         for start in range(0, len(self.users), self.block):
+            heed()
             block = self.users[start : start + self.block]
             padding = (0, self.block - len(block))
             excluded = ranking.exclude(block, *self._seen, self._width)

@@ -24,14 +24,15 @@ class Progress:
     Args:
       run: that is trained.
       meta: how far it has come.
+      step: that it goes on from.
     """
 
-    def __init__(self, run: Run, meta: Meta):
+    def __init__(self, run: Run, meta: Meta, step: int):
         config = run.config
         self._total, self._metric = config.train.epochs, config.train.metric
         self._patience = config.train.patience
         self._title = f"{config.encoder.name} on {run.catalog.name}"
-        self._start = meta.epochs
+        self._start, self._step = meta.epochs, step
         self._quiet = jax.process_index() != 0
         self._said = time.monotonic()
         self._bar: Any = None
@@ -40,7 +41,9 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._quiet:
             return self
-        begun = f"going on from epoch {self._start}" if self._start else "new"
+        begun = "new"
+        if self._step:
+            begun = f"going on from epoch {self._start}, step {self._step}"
         print(f"{self._title}: {begun}; compiling first", flush=True)
         if sys.stderr.isatty():
             self._bar = self._make_bar()
@@ -63,9 +66,11 @@ class Progress:
         now = "" if value is None else f"{self._metric} {value:.4f}, "
         self._text = (
             f"epoch {meta.epochs}/{self._total}, {now}"
-            f"best {meta.best_value:.4f} ({meta.worse} evaluations ago), "
-            f"{meta.epoch_seconds[-1]:.2f} s/epoch"
+            f"best {meta.best_value:.4f} ({meta.worse} evaluations ago)"
         )
+        # Of an epoch that another process began there is no time.
+        if meta.epoch_seconds:
+            self._text += f", {meta.epoch_seconds[-1]:.2f} s/epoch"
         if self._bar is not None:
             self._bar.update(self._task, completed=meta.epochs, said=self._text)
         elif not self._quiet and time.monotonic() - self._said > _INTERVAL:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -333,7 +333,12 @@ def _moved(value: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def evaluate_state(
-    run: Run, state: State, split: str, *, directory: pathlib.Path | None = None
+    run: Run,
+    state: State,
+    split: str,
+    *,
+    directory: pathlib.Path | None = None,
+    heed: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, list]]:
     """All measures of one split.
 
@@ -343,12 +348,13 @@ def evaluate_state(
       split: "valid" or "test".
       directory: where each user's own values are written, for tests of
         significance: `per_user_<split>.npz`, "users" and one array a metric.
+      heed: see `Ranker`.
 
     Returns:
       Measure -> value, and recall by popularity decile.
     """
     users, items = run.encode(state.evaluated)
-    ranked = run.ranker(split)(users, items)
+    ranked = run.ranker(split)(users, items, heed)
     cutoffs = tuple(run.config.evaluate.cutoffs)
     if directory is not None:
         columns: dict[str, Any] = evaluate.accuracy(ranked, cutoffs)

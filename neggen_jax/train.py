@@ -3,7 +3,8 @@
 `train_and_evaluate` is everything that `launch/train.py` calls: it loads the
 dataset, composes the recommender, places it on the mesh, resumes where the
 workdir stopped, trains until valid stops improving, and evaluates the best
-step on test. Run again with the same arguments, it goes on.
+step on test. Run again with the same arguments, it goes on. Told to stop by a
+signal, it saves the step that it has come to and raises `Stopped`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from neggen_jax import balance, evaluate, hosts, metrics, report
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
+from neggen_jax.preemption import Preemption, Stopped
 from neggen_jax.progress import Progress
 from neggen_jax.run import Run, evaluate_state, warm
 from neggen_jax.step import Report, State
@@ -52,12 +54,25 @@ def train_and_evaluate(
     Raises:
       InputError: for bad configs, data, workdirs and checkpoints, and when
         the loss stops being finite.
+      Stopped: if it was told to stop, by SIGTERM or SIGINT, before it had
+        finished; see `Preemption`.
     """
+    with Preemption() as preemption:
+        return _train_and_evaluate(config, workdir, catalog, preemption)
+
+
+def _train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    catalog: Catalog | None,
+    preemption: Preemption,
+) -> dict[str, Any]:
     run = Run.make(config, catalog)
     if run.config.evaluate.category:
         # Whether it is there is better known now than after training.
         _ = run.categories
     state, abstract = run.start()
+    preemption.heed()
     directory = pathlib.Path(workdir)
     # Only now: whatever is wrong with config or data leaves no workdir.
     hosts.lead("claim", lambda: claim(directory, config, run.catalog))
@@ -66,6 +81,7 @@ def train_and_evaluate(
         progress = Meta()
         if checkpoints.latest is not None:
             state, saved = checkpoints.restore(abstract)
+            preemption.saved = int(state.step)
             # Timings are those of the process that reports them.
             progress = Meta(
                 **saved | {"epoch_seconds": [], "evaluation_seconds": []}
@@ -75,16 +91,19 @@ def train_and_evaluate(
         if not progress.over(config.train):
             # Left by a run that was shorter.
             hosts.lead("begin", lambda: finished.unlink(missing_ok=True))
-            Trainer(run, directory, checkpoints).train(state, progress)
+            Trainer(run, directory, checkpoints, preemption).train(
+                state, progress
+            )
         elif finished.exists():
             if not (directory / "plots").exists():
                 hosts.lead("plots", lambda: report.plot_run(directory))
             return read_json(finished)
-        _, saved = checkpoints.restore(abstract)
+        preemption.saved = checkpoints.latest
+        _, saved = checkpoints.restore(abstract, checkpoints.latest)
         progress = Meta(**saved)
         best, _ = checkpoints.restore(abstract, progress.best_step)
     with writing(directory):
-        results = _results(run, best, progress, directory)
+        results = _results(run, best, progress, directory, preemption)
 
         def tell():
             with writing(directory):
@@ -100,13 +119,14 @@ class Meta:
     """What the host knows of a run; saved with every checkpoint.
 
     Attributes:
-      epochs: done.
+      epochs: done, and evaluated where that is due.
       best_value: highest value of the chosen metric on valid so far.
       best_step: step that reached it first.
       worse: evaluations since.
       epoch_seconds: training time of each epoch, its preparation and its
         batches included; without compilation, evaluation and checkpoints
-        (which are still being written while the next epoch trains).
+        (which are still being written while the next epoch trains). Epochs
+        that another process began are left out.
       evaluation_seconds: time of each evaluation, the first one of a process
         (which compiles) left out.
       compile_seconds: of the training program, in the last process.
@@ -137,70 +157,104 @@ class Trainer:
     """Runs epochs, and between them evaluates, logs and saves."""
 
     def __init__(
-        self, run: Run, directory: pathlib.Path, checkpoints: Checkpoints
+        self,
+        run: Run,
+        directory: pathlib.Path,
+        checkpoints: Checkpoints,
+        preemption: Preemption,
     ):
         self.run, self.directory = run, directory
-        self.checkpoints = checkpoints
+        self.checkpoints, self.preemption = checkpoints, preemption
         self._ranker = run.ranker("valid")
         self._prepare: Any = None
         self._train: Any = None
         self._evaluated = False
 
     def train(self, state: State, meta: Meta) -> None:
-        """Trains from `state` until the run is over."""
+        """Trains from `state` until the run is over.
+
+        Raises:
+          Stopped: if it was told to; what was trained is saved.
+        """
         config, schedule = self.run.config.train, self.run.stream.schedule
         step = int(state.step)
         feed = self.run.batches(schedule.dispatch(step))
         # The first stack also starts the pipeline; no epoch should count it.
         self._feed = itertools.chain([next(feed)], feed)
-        self._log = Log(self.directory, step)
+        if not self._due(step, meta):
+            self.checkpoints.pass_by(step)
+        # Stopped between an epoch and its evaluation, it evaluates now.
+        evaluated = step == meta.epochs * schedule.steps_per_epoch
+        self._log = Log(self.directory, step, evaluated)
+        self._state = state
         try:
-            with Progress(self.run, meta) as bar:
+            with Progress(self.run, meta, step) as bar:
                 while not meta.over(config):
-                    state = self._epoch(state, meta)
-                    value = self._measure(state, meta)
-                    self._save(state, meta)
+                    self._epoch(meta)
+                    value = self._measure(meta)
+                    self._save(meta)
                     bar.show(meta, value)
             self.checkpoints.wait()
+        except Stopped:
+            now = int(self._state.step)
+            if now != step:
+                self._save(meta, stopping=True)
+                self.checkpoints.wait()
+                self.preemption.saved = now
+            raise Stopped(self.preemption.saved) from None
         finally:
             self._log.close()
 
-    def _epoch(self, state: State, meta: Meta) -> State:
-        """Trains to the end of the epoch that `state` is in."""
+    def _epoch(self, meta: Meta) -> None:
+        """Trains to the end of the epoch that the state is in.
+
+        Raises:
+          Stopped: if it was told to; all that was trained is logged.
+        """
         schedule, put = self.run.stream.schedule, self.run.partition.put
-        dispatch = schedule.dispatch(int(state.step))
+        dispatch = schedule.dispatch(int(self._state.step))
         end = (meta.epochs + 1) * schedule.dispatches_per_epoch
+        if dispatch == end:
+            return
+        whole = end - dispatch == schedule.dispatches_per_epoch
         counts = [
             put(np.int32(schedule.count(number)))
             for number in range(dispatch, end)
         ]
         epoch = put(np.int32(meta.epochs))
         if self._train is None:
-            self._compile(state, epoch, meta)
+            self._compile(epoch, meta)
         started = time.perf_counter()
         prepared = self._prepare(self.run.inputs, epoch)
         waiting: list[Report] = []
         with hosts.watch(f"epoch {meta.epochs + 1}") as alive:
             for count in counts:
+                if self.preemption.told():
+                    break
                 stack = next(self._feed)
                 # From here on nothing crosses between host and devices
                 # unless it is said so.
                 with jax.transfer_guard("disallow"):
-                    state, said = self._train(state, prepared, stack, count)
+                    self._state, said = self._train(
+                        self._state, prepared, stack, count
+                    )
                 # A report is read while the dispatch after it runs.
                 waiting.append(said)
                 if len(waiting) > 1:
                     self._tell(waiting.pop(0), dispatch)
                     dispatch += 1
                     alive()
-            self._tell(waiting.pop(0), dispatch)
-        meta.epoch_seconds.append(time.perf_counter() - started)
-        meta.epochs += 1
-        return state
+            if waiting:
+                self._tell(waiting.pop(0), dispatch)
+                dispatch += 1
+        if dispatch < end:
+            raise Stopped
+        if whole:
+            meta.epoch_seconds.append(time.perf_counter() - started)
 
-    def _compile(self, state: State, epoch: jax.Array, meta: Meta) -> None:
+    def _compile(self, epoch: jax.Array, meta: Meta) -> None:
         """Compiles what trains: an epoch's preparation, and a dispatch."""
-        run = self.run
+        run, state = self.run, self._state
         count = run.partition.put(np.int32(0))
         started = time.perf_counter()
         prepare = jax.jit(run.program.prepare)
@@ -245,17 +299,22 @@ class Trainer:
         values["epoch"] = step / schedule.steps_per_epoch
         self._log.write(step, values)
 
-    def _measure(self, state: State, meta: Meta) -> float | None:
-        """Evaluates on valid, if it is time to."""
-        config, last = (
-            self.run.config,
-            meta.epochs == self.run.config.train.epochs,
-        )
-        if meta.epochs % config.train.eval_every and not last:
+    def _measure(self, meta: Meta) -> float | None:
+        """Ends an epoch, and evaluates it on valid if it is time to.
+
+        Raises:
+          Stopped: if it was told to before it was done; the epoch then is
+            not.
+        """
+        config, done = self.run.config, meta.epochs + 1
+        if done % config.train.eval_every and done != config.train.epochs:
+            meta.epochs = done
             return None
+        self.preemption.heed()
+        step = int(self._state.step)
         started = time.perf_counter()
-        users, items = self.run.encode(state.evaluated)
-        ranked = self._ranker(users, items)
+        users, items = self.run.encode(self._state.evaluated)
+        ranked = self._ranker(users, items, self.preemption.heed)
         values = metrics.summarize(
             evaluate.accuracy(ranked, tuple(config.evaluate.cutoffs))
         )
@@ -263,30 +322,51 @@ class Trainer:
             meta.evaluation_seconds.append(time.perf_counter() - started)
         self._evaluated = True
         value = values[config.train.metric]
-        meta.note(value, int(state.step))
+        meta.epochs = done
+        meta.note(value, step)
         line = {f"valid/{name}": v for name, v in values.items()}
-        self._log.write(int(state.step), {"epoch": meta.epochs, **line})
+        self._log.write(step, {"epoch": done, **line})
         return value
 
-    def _save(self, state: State, meta: Meta) -> None:
-        """Saves, if it is time to or if this is the best step so far."""
+    def _save(self, meta: Meta, stopping: bool = False) -> None:
+        """Saves, if it is time to or if the run has been told to stop."""
+        due = self._due(int(self._state.step), meta)
+        if due or stopping:
+            self.checkpoints.save(
+                self._state, dataclasses.asdict(meta), passing=not due
+            )
+
+    def _due(self, step: int, meta: Meta) -> bool:
+        """Whether a run that nothing interrupts saves this step.
+
+        At the end of some epochs, of the best so far, and of the last.
+        """
         config = self.run.config.train
+        if step != meta.epochs * self.run.stream.schedule.steps_per_epoch:
+            return False
         due = meta.epochs % config.checkpoint_every == 0
-        if due or meta.best_step == int(state.step) or meta.over(config):
-            self.checkpoints.save(state, dataclasses.asdict(meta))
+        return due or meta.best_step == step or meta.over(config)
 
 
 def _results(
-    run: Run, state: State, meta: Meta, directory: pathlib.Path
+    run: Run,
+    state: State,
+    meta: Meta,
+    directory: pathlib.Path,
+    preemption: Preemption,
 ) -> dict[str, Any]:
     """What `results.json` holds."""
     splits, deciles = {}, {}
     for split in evaluate.SEEN:
         splits[split], deciles[split] = evaluate_state(
-            run, state, split, directory=directory if hosts.first() else None
+            run,
+            state,
+            split,
+            directory=directory if hosts.first() else None,
+            heed=preemption.heed,
         )
     metric, _ = balance.metric(run)
-    without = balance.measure(run, state)
+    without = balance.measure(run, state, heed=preemption.heed)
     splits["test"] |= balance.drops(splits["test"][metric], without)
     seconds = _median(meta.epoch_seconds)
     examples = run.stream.schedule.steps_per_epoch * run.stream.batch_size

@@ -150,9 +150,13 @@ class Log:
     Args:
       directory: the workdir.
       step: that the run goes on from; later lines are taken back.
+      evaluated: whether the evaluation of that step counts; its line is
+        taken back otherwise.
     """
 
-    def __init__(self, directory: pathlib.Path, step: int):
+    def __init__(
+        self, directory: pathlib.Path, step: int, evaluated: bool = True
+    ):
         from tensorboardX import SummaryWriter
 
         self._quiet = not hosts.first()
@@ -160,7 +164,12 @@ class Log:
             return
         self._path = directory / "metrics.jsonl"
         with writing(directory):
-            kept = [line for at, line in _lines(self._path) if at <= step]
+            kept = [
+                text
+                for line, text in _lines(self._path)
+                if line["step"] < step
+                or (line["step"] == step and (evaluated or not _valid(line)))
+            ]
             partial = self._path.with_suffix(".partial")
             partial.write_text("".join(line + "\n" for line in kept))
             partial.replace(self._path)
@@ -190,16 +199,23 @@ class Log:
                 self._board.close()
 
 
-def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
-    """Step and text of all whole lines.
+def _valid(line: dict[str, Any]) -> bool:
+    return any(name.startswith("valid/") for name in line)
+
+
+def _lines(path: pathlib.Path) -> list[tuple[dict[str, Any], str]]:
+    """All whole lines, read and as they stand.
 
     Without the last one, if a kill has cut it short.
     """
     if not path.exists():
         return []
     try:
-        lines = path.read_text().split("\n")[:-1]
-        return [(json.loads(line)["step"], line) for line in lines]
+        texts = path.read_text().split("\n")[:-1]
+        lines = [(json.loads(text), text) for text in texts]
+        for line, _ in lines:
+            int(line["step"])
+        return lines
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             "The metrics of the workdir are damaged.",

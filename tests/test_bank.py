@@ -12,11 +12,12 @@ from conftest import make_catalog
 from generated import start, with_generated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import numbers
+from training import numbers, told
 
 from neggen_jax import train
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.negatives.bank import Bank
+from neggen_jax.preemption import Stopped
 
 ROWS, COUNT, DIM, BATCH = 6, 3, 2, 9
 TABLE = Bank(ROWS, COUNT, DIM)
@@ -162,9 +163,10 @@ def test_a_run_goes_on_as_if_nothing_had_been(part, tmp_path):
     catalog = make_catalog()
     config = with_generated("mf", part, train__epochs=2)
     train.train_and_evaluate(config, tmp_path / "whole", catalog)
-    config.train.epochs = 1
-    train.train_and_evaluate(config, tmp_path / "parts", catalog)
-    config.train.epochs = 2
+    # In the middle of the second epoch, which has begun to let some in.
+    with told(10), pytest.raises(Stopped) as stopped:
+        train.train_and_evaluate(config, tmp_path / "parts", catalog)
+    assert 9 < stopped.value.step < 18
     train.train_and_evaluate(config, tmp_path / "parts", catalog)
     lines = log(tmp_path / "whole")
     assert lines == log(tmp_path / "parts")

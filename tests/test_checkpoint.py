@@ -181,27 +181,46 @@ def files_of(workdir: pathlib.Path, step: int) -> list[str]:
     )
 
 
-def test_no_damage_goes_unnoticed(tmp_path, one):
-    """Any file cut short, flipped or removed: one error, or no difference."""
+def test_no_damage_goes_unnoticed(tmp_path, one, capsys):
+    """Any file cut short, flipped or removed: a warning, or no difference.
+
+    With a warning, what is restored is the one before; the damaged one is
+    moved away as it is, but not by readers.
+    """
     origin, workdir = tmp_path / "origin", tmp_path / "workdir"
     write(origin, one, {1: 0.1, 2: 0.2})
     noticed = set()
+    capsys.readouterr()
     for name in files_of(origin, 2):
         for damage in ("truncate", "flip", "remove"):
             shutil.copytree(origin, workdir)
             hurt(workdir / "checkpoints" / "2" / name, damage)
             hashes = digests(workdir)
-            found = restored(workdir, abstract(one))
-            if isinstance(found, InputError):
+            with Checkpoints(workdir, read_only=True) as checkpoints:
+                read = checkpoints.restore(abstract(one))
+            assert digests(workdir) == hashes, (name, damage)
+            told = capsys.readouterr().err
+            with Checkpoints(workdir) as checkpoints:
+                found = checkpoints.restore(abstract(one))
+                latest = checkpoints.latest
+            assert_equal(read, found)
+            # Without a warning, nothing that matters stood in that file.
+            step = 1 if told else 2
+            assert latest == step
+            assert_equal(found[0], make_state(step, one))
+            assert found[1] == {"best_step": step}
+            if told:
                 noticed.add((name.split("/")[0], damage))
-                assert "step 2" in found.problem
-                assert str(found.where).endswith("checkpoints/2")
-                assert "from step 1" in found.fix
-                assert digests(workdir) == hashes, (name, damage)
-            else:
-                # Then nothing that matters can have stood in that file.
-                assert_equal(found[0], make_state(2, one))
-                assert found[1] == {"best_step": 2}
+                assert "step 2 cannot be read (" in told
+                assert "going on from step 1" in told
+                assert "is left where it is" in told
+                assert f"stands in {workdir}/damaged/2" in (
+                    capsys.readouterr().err
+                )
+                assert digests(workdir) == {
+                    path.replace("checkpoints/2/", "damaged/2/"): value
+                    for path, value in hashes.items()
+                }
             shutil.rmtree(workdir)
     for item in ("state", "meta"):
         assert {d for i, d in noticed if i == item} == {
@@ -229,17 +248,117 @@ def test_one_flipped_bit_in_the_numbers_is_noticed(tmp_path, one, bit):
     assert "from the start" in caught.value.fix
 
 
-def test_numbers_of_another_checkpoint_are_noticed(tmp_path, one):
+def test_numbers_of_another_checkpoint_are_noticed(tmp_path, one, capsys):
     """Every file is whole, only not the one that belongs there."""
     write(tmp_path, one, {1: 0.1, 2: 0.2})
     root = tmp_path / "checkpoints"
     shutil.rmtree(root / "2" / "state")
     shutil.copytree(root / "1" / "state", root / "2" / "state")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_equal(checkpoints.restore(abstract(one))[0], make_state(1, one))
+    assert "contradict their checksum" in capsys.readouterr().err
+
+
+def test_goes_back_as_far_as_it_must(tmp_path, one, capsys):
+    """What is gone back to is whole: its own best step is still there."""
+    values = {1: 0.3, 2: 0.1, 3: 0.1, 4: 0.4, 5: 0.5}
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for step in values:
+            meta = {"best_step": step if step > 3 else 1}
+            checkpoints.save(make_state(step, one), meta)
+    # 3 is one of the latest three, and names 1.
+    assert steps(tmp_path) == [1, 3, 4, 5]
+    for step in (4, 5):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step) / "meta")
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        state, meta = checkpoints.restore(abstract(one))
+        assert_equal(state, make_state(3, one))
+        best, _ = checkpoints.restore(abstract(one), meta["best_step"])
+        assert_equal(best, make_state(1, one))
+        # It comes to these steps again, and the next damage is another.
+        for step in (4, 5):
+            meta = {"best_step": step}
+            checkpoints.save(make_state(step, one), meta)
+    assert steps(tmp_path) == [1, 3, 4, 5]
+    shutil.rmtree(tmp_path / "checkpoints" / "5" / "state")
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert_equal(checkpoints.restore(abstract(one))[0], make_state(4, one))
+    aside = sorted(path.name for path in (tmp_path / "damaged").iterdir())
+    assert aside == ["4", "5", "5-again"]
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in said] == [
+        f"warning: The checkpoint of step {step} cannot be read"
+        for step in (5, 4, 5)
+    ]
+
+
+def test_if_none_can_be_read_all_stay(tmp_path, one, capsys):
+    write(tmp_path, one, {1: 0.1, 2: 0.2})
+    for step in (1, 2):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step) / "meta")
+    before = digests(tmp_path)
     with (
         Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(InputError, match="contradict their checksum"),
+        pytest.raises(InputError, match="step 2 cannot be read") as caught,
     ):
         checkpoints.restore(abstract(one))
+    assert f"move {tmp_path}/checkpoints away" in caught.value.fix
+    assert digests(tmp_path) == before
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_best_is_an_error(tmp_path, one):
+    """No other step can stand for it."""
+    write(tmp_path, one, {1: 0.2, 2: 0.1})
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
+    before = digests(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        _, meta = checkpoints.restore(abstract(one))
+        with pytest.raises(InputError, match="step 1 cannot") as caught:
+            checkpoints.restore(abstract(one), meta["best_step"])
+    assert "from the start" in caught.value.fix
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("process", ["same", "another"])
+def test_a_passing_step_stands_until_there_is_a_newer_one(
+    tmp_path, one, process
+):
+    def save(checkpoints, step, best, passing=False):
+        state = make_state(step, one)
+        checkpoints.save(state, {"best_step": best}, passing)
+        checkpoints.wait()
+
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 2, best=2)
+        save(checkpoints, 4, best=4)
+        save(checkpoints, 5, best=4, passing=True)
+        assert steps(tmp_path) == [2, 4, 5]
+        before = digests(tmp_path)
+        save(checkpoints, 5, best=5, passing=True)
+        assert digests(tmp_path) == before
+        if process == "same":
+            save(checkpoints, 6, best=4)
+    if process == "another":
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.pass_by(5)
+            save(checkpoints, 6, best=4)
+    assert steps(tmp_path) == [4, 6]
+
+
+def test_a_passing_step_can_be_saved_for_good(tmp_path, one):
+    """A run that was stopped before it had evaluated knows more later."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1, one), {"best_step": None}, passing=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.pass_by(1)
+        for best in (1, 9):  # the second time it is as good as any
+            checkpoints.save(make_state(1, one), {"best_step": best})
+        _, meta = checkpoints.restore(abstract(one))
+        assert meta == {"best_step": 1}
+        for step in (2, 3):
+            checkpoints.save(make_state(step, one), {"best_step": 2})
+    assert steps(tmp_path) == [2, 3]
 
 
 @hypothesis.settings(max_examples=25)
@@ -355,14 +474,6 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(InputError, match="damaged") as caught:
         read_json(path)
     assert caught.value.where == path
-
-
-def restored(workdir, like: State):
-    try:
-        with Checkpoints(workdir) as checkpoints:
-            return checkpoints.restore(like)
-    except InputError as error:
-        return error
 
 
 def hurt(path: pathlib.Path, damage: str) -> None:

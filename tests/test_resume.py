@@ -1,7 +1,8 @@
-"""kill -9 at any moment, then the same command: nothing can be told apart.
+"""Killed or told to stop at any moment, then the same command.
 
-Real processes: `launch/train.py` is killed again and again while it trains,
-evaluates and saves, and started again until it is done. Then everything it
+Real processes: `launch/train.py` is killed (-9) again and again while it
+trains, evaluates and saves, or told to stop (SIGTERM), or its newest
+checkpoint is damaged, and started again until it is done. Then everything it
 leaves - parameters, moments, averages, what the host knows, metrics, results
 - is compared, bit for bit, with a run that was left in peace.
 """
@@ -10,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +58,8 @@ def start(name, data, workdir, **flags):
         *RUNS[name],
         f"--config.data.path={data}",
         f"--config.train.epochs={EPOCHS}",
-        "--config.train.batch_size=64",
+        # Epochs of many dispatches, so that one can be stopped within.
+        "--config.train.batch_size=16",
         "--config.train.steps_per_dispatch=4",
         "--config.optimizer.learning_rate=0.02",
         f"--workdir={workdir}",
@@ -65,15 +68,17 @@ def start(name, data, workdir, **flags):
         command,
         cwd=ROOT,
         env=environment,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finish(process) -> None:
+def finish(process) -> str:
+    """Waits for it; returns what it said on stderr."""
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
+    return said
 
 
 def log(workdir) -> list[str]:
@@ -112,6 +117,46 @@ def kill(process, workdir, moment, rng) -> bool:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return process.returncode == -signal.SIGKILL
+
+
+def tell(process, workdir, rng) -> bool:
+    """Tells the process to stop within an epoch; see `kill`.
+
+    It has to: with exit status 0, one line, and the step it has come to.
+    """
+    path = workdir / "metrics.jsonl"
+    log_before = path.stat().st_ino if path.exists() else None
+    part = rng.uniform(0.1, 0.4)
+    while process.poll() is None:
+        time.sleep(0.001)
+        if not path.exists() or path.stat().st_ino == log_before:
+            continue
+        lines = [json.loads(line) for line in log(workdir)]
+        if lines and part < lines[-1]["epoch"] % 1 < part + 0.3:
+            break
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == 0, complained
+    if "best epoch" in said:
+        return False
+    # A dispatch takes milliseconds here, and a write less than a second.
+    assert time.monotonic() - begun < 30
+    line = said.splitlines()[-1]
+    step = re.fullmatch(r"told to stop; step (\d+) is saved, and .*", line)[1]
+    last = json.loads(log(workdir)[-1])
+    assert last["step"] == int(step)
+    assert last["epoch"] % 1, "it was not stopped within an epoch"
+    assert max(saved(workdir), key=int) == step
+    return True
+
+
+def damage(workdir) -> None:
+    """Cuts the largest file of the newest checkpoint short."""
+    newest = max(saved(workdir), key=int)
+    files = (workdir / "checkpoints" / newest).rglob("*")
+    path = max(files, key=lambda file: file.stat().st_size)
+    os.truncate(path, path.stat().st_size // 2)
 
 
 @pytest.fixture(scope="module")
@@ -172,16 +217,28 @@ def compare(workdir, peaceful, data) -> None:
 
 
 def torment(name, data, peaceful, workdir, moments, seed) -> int:
-    """Kills at each of the moments, lets the run finish, and compares.
+    """Disturbs it at each of the moments, lets it finish, and compares.
+
+    Args:
+      moments: those of `kill`; "told", see `tell`; or "damage", done to what
+        the one before has left.
 
     Returns:
-      How often it was killed in time.
+      How often it was stopped in time.
     """
     calm, beside = peaceful(name)
     rng, killed = random.Random(seed), 0
     for moment in moments:
-        killed += kill(start(name, data, workdir), workdir, moment, rng)
-    finish(start(name, data, workdir))
+        if moment == "damage":
+            damage(workdir)
+        elif moment == "told":
+            killed += tell(start(name, data, workdir), workdir, rng)
+        else:
+            killed += kill(start(name, data, workdir), workdir, moment, rng)
+    said = finish(start(name, data, workdir))
+    if moments[-1] == "damage":
+        assert "cannot be read" in said
+        assert list((workdir / "damaged").iterdir())
     if calm.returncode is None:
         finish(calm)
     compare(workdir, beside, data)
@@ -190,9 +247,12 @@ def torment(name, data, peaceful, workdir, moments, seed) -> int:
 
 @pytest.mark.parametrize(
     ("name", "moments"),
-    [("freedom", ("late", "saving")), ("lightgcn", ("saving",))],
+    [
+        ("freedom", ("told", "saving")),
+        ("lightgcn", ("saving", "told", "damage")),
+    ],
 )
-def test_killed_runs_end_as_if_nothing_had_been(
+def test_disturbed_runs_end_as_if_nothing_had_been(
     name, moments, bazaar, peaceful, tmp_path
 ):
     killed = torment(name, bazaar, peaceful, tmp_path / "run", moments, 1)
@@ -203,5 +263,5 @@ def test_killed_runs_end_as_if_nothing_had_been(
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", RUNS)
 def test_killed_again_and_again(name, seed, bazaar, peaceful, tmp_path):
-    moments = ("early", "late", "saving", "early", "late", "saving")
+    moments = ("early", "told", "saving", "late", "told", "saving", "told")
     assert torment(name, bazaar, peaceful, tmp_path / "run", moments, seed) > 1

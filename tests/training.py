@@ -1,15 +1,20 @@
 """What the tests of training share: small runs, and what to compare."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 import shutil
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import make_catalog
 from ml_collections import ConfigDict
 
@@ -17,6 +22,7 @@ from neggen_jax import config as configs
 from neggen_jax.data.inputs import Inputs
 from neggen_jax.run import Run
 from neggen_jax.step import Stack, State
+from neggen_jax.workdir import Log
 
 BASELINE = pathlib.Path(__file__).parents[1] / "configs" / "baseline.py"
 
@@ -93,6 +99,22 @@ def small(argument: str, mesh=(1, 1), **changes: Any) -> Small:
         jax.jit(run.program.dispatch),
         jax.jit(run.program.step),
     )
+
+
+@contextlib.contextmanager
+def told(step: int) -> Iterator[None]:
+    """Has this process sent SIGTERM once a run has logged some step."""
+    write, said = Log.write, []
+
+    def tell(self, at, values):
+        write(self, at, values)
+        if at >= step and not said:
+            said.append(at)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Log, "write", tell)
+        yield
 
 
 def numbers(tree: Any) -> dict[str, np.ndarray]:
