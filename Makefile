@@ -23,6 +23,7 @@ check: dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck --external-sources launch/*.sh launch/*.sbatch
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

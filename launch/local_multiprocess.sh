@@ -10,11 +10,10 @@
 # one ends with an error the others are told to stop. SIGTERM and SIGINT are
 # handed on to all of them.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-processes=2 devices=4 port= dry_run=
-usage() {
-  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
-}
+processes=2 devices=4 port='' dry_run=''
 while (($#)); do
   case $1 in
     --processes=*) processes=${1#*=} ;;
@@ -23,14 +22,12 @@ while (($#)); do
     --dry-run) dry_run=1 ;;
     --help | -h) usage && exit 0 ;;
     --) shift && break ;;
-    *) echo "error: unknown flag $1 (--help tells what there is)" >&2 && exit 2 ;;
+    *) refuse "unknown flag $1 (--help tells what there is)" ;;
   esac
   shift
 done
-if ! [[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ && $# -gt 0 ]]; then
-  echo "error: expected --processes=N --devices=N -- COMMAND" >&2
-  exit 2
-fi
+[[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ && $# -gt 0 ]] ||
+  refuse "expected --processes=N --devices=N -- COMMAND"
 if [[ -z $port ]]; then
   # A port that is free now; processes have to agree on it before they meet.
   port=$(python3 -c 'import socket
@@ -50,9 +47,7 @@ trap stop TERM INT
 for ((i = 0; i < processes; i++)); do
   command=("$@" "--coordinator=localhost:$port" "--processes=$processes" "--process=$i")
   if [[ $dry_run ]]; then
-    printf 'XLA_FLAGS=%q ' "$XLA_FLAGS"
-    printf '%q ' "${command[@]}"
-    echo
+    quoted env "XLA_FLAGS=$XLA_FLAGS" "${command[@]}"
     continue
   fi
   "${command[@]}" &
@@ -60,10 +55,10 @@ for ((i = 0; i < processes; i++)); do
 done
 status=0
 while ((${#children[@]})); do
-  one=0 done_pid=
+  one=0
   wait -n -p done_pid "${children[@]}" || one=$?
-  # A signal interrupts the wait, and no process has ended.
-  [[ $done_pid ]] || continue
+  # A signal interrupts the wait, and no process has ended: it is unset.
+  [[ ${done_pid:-} ]] || continue
   rest=()
   for child in "${children[@]}"; do
     [[ $child == "$done_pid" ]] || rest+=("$child")

@@ -189,7 +189,7 @@ def test_the_launcher_says_what_it_would_do():
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     for number, line in enumerate(lines):
-        assert line.startswith("XLA_FLAGS=")
+        assert line.startswith("env 'XLA_FLAGS=")
         assert "device_count=4" in line
         flags = f"--coordinator=localhost:7 --processes=2 --process={number}"
-        assert f"a\\ b.py {flags}" in line
+        assert f"'a b.py' {flags}" in line

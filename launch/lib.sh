@@ -1,0 +1,79 @@
+# shellcheck shell=bash
+# What the scripts beside this file share. It is sourced, and does nothing.
+
+# Prints the head of the script that runs.
+usage() {
+  sed -n '2,/^set/{/^#SBATCH/d;s/^# \{0,1\}//p}' "$0"
+}
+
+# Refuses what a person can put right, as the Python commands do.
+refuse() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+# Prints a command as it could be typed.
+quoted() {
+  local word line=''
+  for word; do
+    [[ $word =~ ^[A-Za-z0-9_=:,./@%+-]+$ ]] || word=${word@Q}
+    line+="$word "
+  done
+  echo "${line% }"
+}
+
+# Runs a command; prints it instead if `dry_run` is set.
+run() {
+  if [[ ${dry_run:-} ]]; then quoted "$@"; else "$@"; fi
+}
+
+# Prints the value of a flag among arguments: flag_value NAME ARGUMENT...
+flag_value() {
+  local name=$1 value=
+  shift
+  while (($#)); do
+    case $1 in
+      "--$name="*) value=${1#*=} ;;
+      "--$name") value=${2:-} ;;
+    esac
+    shift
+  done
+  echo "$value"
+}
+
+# Whether a workdir holds the results of a finished run.
+finished() {
+  case $1 in
+    gs://*) gcloud storage ls "$1/results.json" >/dev/null 2>&1 ;;
+    *) [[ -f $1/results.json ]] ;;
+  esac
+}
+
+# Prints the step of the newest checkpoint of a workdir; -1 without any.
+newest_step() {
+  local path newest=-1
+  while read -r path; do
+    path=${path%/} path=${path##*/}
+    # Other names are checkpoints that are still being written.
+    if [[ $path =~ ^[0-9]+$ ]] && ((10#$path > newest)); then
+      newest=$((10#$path))
+    fi
+  done < <(
+    case $1 in
+      gs://*) gcloud storage ls "$1/checkpoints/" 2>/dev/null ;;
+      *) printf '%s\n' "$1"/checkpoints/*/ ;;
+    esac
+  )
+  echo "$newest"
+}
+
+# Prints an argument with its gs://BUCKET/ replaced by ROOT/BUCKET/, where the
+# bucket is mounted: mounted ROOT ARGUMENT
+mounted() {
+  echo "${2//gs:\/\//"$1/"}"
+}
+
+# Prints the buckets that arguments name, each once.
+buckets() {
+  printf '%s\n' "$@" | sed -nE 's#.*gs://([^/]+).*#\1#p' | sort -u
+}
