@@ -83,13 +83,15 @@ start() {
     ln -sfn "$log" "$home/logs/latest"
     quoted "$@" >"$home/run/command"
     rm -f "$home/run/status"
+    # Now, so that there is something to show at once.
+    : >"$log"
     cd "$home/current"
     # A session of its own: it outlives the connection, and is stopped as one.
     # shellcheck disable=SC2016
     PYTHONPATH=$PWD setsid bash -c \
       'trap : TERM; code=0; "${@:2}" || code=$?; echo "$code" >"$1"' \
       trainer "$home/run/status" "$home/venv/bin/python" launch/train.py \
-      --coordinator=auto "${arguments[@]}" >"$log" 2>&1 </dev/null &
+      --coordinator=auto "${arguments[@]}" >>"$log" 2>&1 </dev/null &
     process=$!
     echo "$process" >"$home/run/process"
   fi

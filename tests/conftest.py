@@ -134,6 +134,17 @@ def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
+@pytest.fixture
+def offline(tmp_path: pathlib.Path) -> dict[str, str]:
+    """An environment in which a call of the cloud's tools is a failure."""
+    for name in ("gcloud", "kubectl", "srun", "scontrol"):
+        tool = tmp_path / "none" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f"#!/bin/sh\necho {name}; exit 99\n")
+        tool.chmod(0o755)
+    return {"PATH": f"{tmp_path / 'none'}:{os.environ['PATH']}"}
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
     """Real data that is no part of this repository."""

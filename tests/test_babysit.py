@@ -95,14 +95,15 @@ def test_waits_double_up_to_the_longest(tmp_path):
     begun = time.monotonic()
     status, said, _ = shell(tmp_path, "exit 7", **flags)
     assert status == 7
-    assert [x for x in said.split() if x.isdecimal() and x != "7"][:3]
     waits = [line.split()[-2] for line in said.splitlines() if "again" in line]
     assert waits == ["1", "2", "2"]
     assert time.monotonic() - begun > 5
 
 
 def test_each_try_begins_with_what_stands_before(tmp_path):
-    before = f"echo made >> {tmp_path}/made; test $(wc -l < {tmp_path}/made) -gt 1"
+    before = (
+        f"echo made >> {tmp_path}/made; test $(wc -l < {tmp_path}/made) -gt 1"
+    )
     status, said, tries = shell(
         tmp_path, FINISH.format(tmp_path), before=before, tries=3
     )
@@ -157,6 +158,7 @@ def test_dry_run_runs_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_trainer_under_it_is_killed_again_and_again(bazaar, tmp_path):
     """By SIGKILL and SIGTERM, at random moments."""
     workdir, rng = tmp_path / "run", random.Random(0)
