@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -233,3 +234,40 @@ def test_the_local_launcher_hands_signals_on(tmp_path):
     said, _ = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert said.splitlines() == ["told"] * 2
+
+
+def test_the_commands_of_the_guide_are_understood(offline, tmp_path):
+    text = (ROOT / "launch/README.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 4
+    block = "\n".join(blocks)
+    block = re.sub(r"(launch/(?:tpu_vm|gke)\.sh \w+)", r"\1 --dry-run", block)
+    block = re.sub(r"(launch/local_\w+\.sh)", r"\1 --dry-run", block)
+    block = re.sub(
+        r"sbatch .*\n *launch/slurm.sbatch",
+        "launch/slurm.sbatch --dry-run",
+        block,
+    )
+    # What it keeps going only says what it would do, and so is not done.
+    block = re.sub(r"(launch/babysit\.sh)", r"! \1 --once", block)
+    names = {"ZONE": "z", "IMAGE": "i", "BUCKET": "b", "ACCOUNT": "a"}
+    done = subprocess.run(
+        ["bash", "-ec", block],
+        cwd=ROOT,
+        env={**os.environ, **offline, **names},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
+    for said in (
+        "--coordinator=localhost:",
+        "queued-resources create neggen",
+        "tpu_worker.sh setup --python=python3.11",
+        "--output-directory=logs",
+        "queued-resources delete neggen",
+        "srun --kill-on-bad-exit=1",
+        "kubectl apply",
+        'mountPath: "/gs/b"',
+    ):
+        assert said in done.stdout

@@ -154,6 +154,7 @@ def test_a_tpu_is_set_up_trains_stops_and_goes_on(pod):
     run("tpu_vm.sh", "stop", *PLACE, env=environment)
     for process in (first, second):
         said, _ = process.communicate(timeout=20)
+        assert process.returncode == 0, said
         assert said.count("arguments --coordinator=auto") == 2
         assert "--name=a b" in said
         assert "told to stop" in said
