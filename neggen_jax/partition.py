@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -91,6 +92,14 @@ class Partition:
         value = np.asarray(value)
         return jax.make_array_from_callback(
             value.shape, self.sharding(*axes), lambda index: value[index]
+        )
+
+    def abstract(
+        self, shape: tuple[int, ...], dtype: Any, *axes: str | None
+    ) -> jax.ShapeDtypeStruct:
+        """What `put` would make of an array, without an array."""
+        return jax.ShapeDtypeStruct(
+            shape, jnp.dtype(dtype), sharding=self.sharding(*axes)
         )
 
     def tree_shardings(self, abstract: Any) -> Any:

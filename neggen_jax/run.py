@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -56,6 +56,7 @@ class Run:
         config: ConfigDict,
         catalog: Catalog | None = None,
         devices: list[Any] | None = None,
+        build: Callable[..., inputs.Inputs] = inputs.build,
     ) -> Run:
         """Composes a run; nothing is computed on the devices yet.
 
@@ -64,6 +65,7 @@ class Run:
           catalog: if it is in memory already; otherwise it is loaded from
             `config.data.path`.
           devices: to run on; all of them, by default.
+          build: makes the inputs; `inputs.abstract` only tells their shapes.
 
         Raises:
           InputError: for bad values, unknown names and unfit data.
@@ -89,7 +91,7 @@ class Run:
         sizes = inputs.sizes(catalog, partition)
         model = recommender.build(config, sizes)
         needs, tables = model.needs(), {}
-        placed = inputs.build(catalog, needs, partition, wanted.feed)
+        placed = build(catalog, needs, partition, wanted.feed)
         if needs.counterfactuals and wanted.feed == "batches":
             assert catalog.counterfactuals is not None
             tables = rewritten.columns(catalog.counterfactuals)
@@ -118,12 +120,19 @@ class Run:
 
     def start(self) -> tuple[State, State]:
         """The state of step 0, and its abstract form; see `Program.place`."""
-        size = self.config.train.batch_size
         batch = {
-            name: self.partition.put(np.zeros((size, *shape), dtype), "batch")
-            for name, (shape, dtype) in self.stream.columns.items()
+            name: self.partition.put(np.zeros(like.shape, like.dtype), "batch")
+            for name, like in self.batch().items()
         }
         return self.program.place(self.inputs, batch)
+
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes of one batch."""
+        size = self.stream.batch_size
+        return {
+            name: self.partition.abstract((size, *shape), dtype, "batch")
+            for name, (shape, dtype) in self.stream.columns.items()
+        }
 
     def batches(self, first: int) -> Iterator[dict[str, jax.Array]]:
         """Stacks from dispatch `first` on, placed on the devices."""

@@ -67,6 +67,32 @@ def make_positives(
     )
 
 
+def abstract_positives(
+    count: int,
+    num_users: int,
+    num_items: int,
+    partition: Partition,
+    *,
+    longest: int,
+) -> Positives:
+    """The shapes of what `make_positives` makes.
+
+    Args:
+      count: of the pairs.
+      num_users: that have a row.
+      num_items: that exist.
+      partition: the mesh.
+      longest: positives of the user who has most.
+    """
+    fits_int32(count, "positives")
+    return Positives(
+        indptr=partition.abstract((num_users + 1,), np.int32, None),
+        items=partition.abstract((count,), np.int32, None),
+        num_items=num_items,
+        depth=longest.bit_length(),
+    )
+
+
 def _count_while(positives: Positives, users: jax.Array, below) -> jax.Array:
     """Length of each row's longest prefix on which `below(k, item)` holds."""
     start = positives.indptr[users]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.struct
@@ -101,6 +102,44 @@ def make_graph(
         host = _compress(rows, columns, weights, height, shards)
         both.append(jax.tree.map(lambda v: partition.put(v, axis, None), host))
     return Graph(both[0], both[1], partition.mesh, mesh_axis)
+
+
+def abstract_graph(
+    count: int,
+    shape: tuple[int, int],
+    partition: Partition,
+    axis: str = "edge",
+    *,
+    skew: float = 1.0,
+) -> Graph:
+    """The shapes of what `make_graph` makes.
+
+    Args:
+      count: of the entries.
+      shape: rows and columns, both multiples of `partition.shards(axis)`.
+      partition: where the shards go.
+      axis: logical axis of the shards.
+      skew: entries of the fullest shard over those of the mean one, which
+        every shard is padded to; a single shard has none.
+    """
+    shards = partition.shards(axis)
+    (mesh_axis,) = partition.spec(axis)
+    width = max(1, math.ceil(count / shards * (skew if shards > 1 else 1)))
+    fits_int32(width, "edges")
+
+    def rows(height: int) -> Rows:
+        def of(size: int, dtype: Any = np.int32) -> Any:
+            return partition.abstract((shards, size), dtype, axis, None)
+
+        return Rows(
+            indptr=of(height // shards + 1),
+            columns=of(width),
+            rows=of(width),
+            weights=of(width, np.float32),
+            edges=of(width),
+        )
+
+    return Graph(rows(shape[0]), rows(shape[1]), partition.mesh, mesh_axis)
 
 
 def _compress(
