@@ -24,7 +24,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             # A config file that could not be read says so when it is used.
             flags.FLAGS.config.lock()
     except Exception as error:

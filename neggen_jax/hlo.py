@@ -17,6 +17,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from neggen_jax.hlo_text import Instruction, instruction
+
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -25,7 +27,6 @@ COLLECTIVES = (
     "all-to-all",
 )
 
-_BITS = {"pred": 8, "c64": 64, "c128": 128, "token": 0, "opaque": 0}
 # Instructions that move nothing: names for what is there already.
 _FREE = {
     "parameter",
@@ -42,72 +43,17 @@ _FREE = {
 # What changes a part of its first operand -> the operand that holds the part.
 _IN_PLACE = {"scatter": 2, "dynamic-update-slice": 1}
 # One operation for each entry of the result.
-_ELEMENTWISE = set(
-    "add subtract multiply divide maximum minimum power remainder negate abs "
-    "exponential exponential-minus-one log log-plus-one sqrt rsqrt tanh "
-    "logistic sine cosine compare select and or xor not clamp floor ceil "
-    "round-nearest-even sign convert".split()
+_ELEMENTWISE = re.compile(
+    "add|subtract|multiply|divide|remainder|power|maximum|minimum|negate|abs|"
+    "exponential|exponential-minus-one|log|log-plus-one|sqrt|rsqrt|tanh|sine|"
+    "cosine|logistic|compare|select|clamp|sign|and|or|xor|not|floor|ceil|"
+    "round-nearest-even|convert"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Array:
-    """One array of a program.
-
-    Attributes:
-      dtype: as XLA spells it.
-      dims: its shape on one device.
-      bytes: with the padding of its layout.
-      bare: bytes without it.
-      fast: whether it lives in memory on the chip's core, not in HBM.
-    """
-
-    dtype: str
-    dims: tuple[int, ...]
-    bytes: int
-    bare: int
-    fast: bool
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return math.prod(self.dims)
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
-
-
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One instruction; `arrays` are the parts of its result."""
-
-    name: str
-    opcode: str
-    arrays: tuple[Array, ...]
-    operands: tuple[str, ...]
-    rest: str
-    root: bool
-
-    def attribute(self, pattern: str) -> str:
-        """The first group of a pattern in what follows the operands."""
-        found = re.search(pattern, self.rest)
-        return found[1] if found else ""
-
-    @property
-    def calls(self) -> tuple[str, ...]:
-        """Computations that it runs once."""
-        found = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", self.rest)
-        return tuple(found)
-
-    @property
-    def origin(self) -> str:
-        """Where in the Python program it comes from."""
-        return self.attribute(r'op_name="([^"]*)"')
 
 
 @dataclasses.dataclass
 class Counts:
-    """What one run of a program does on one chip.
+    """What one run of a program does on one chip, going the longest way.
 
     Attributes:
       flops: multiplications, additions and other arithmetic.
@@ -131,33 +77,12 @@ class Counts:
             self.collectives[kind] = known + times * sent
 
 
-def arrays(shape: str) -> tuple[Array, ...]:
-    """The arrays of a shape, which may be a tuple, as XLA writes it."""
-    out = []
-    for dtype, dims, layout in re.findall(
-        r"(\w+)\[([\d,]*)\](\{[^}]*\})?", shape
-    ):
-        size = tuple(int(d) for d in dims.split(",") if d)
-        bits = _BITS.get(dtype) or int(re.search(r"\d+|$", dtype)[0] or 8)
-        # The dimensions from the fastest on, cut into tiles of equal size.
-        order = re.match(r"\{([\d,]*)", layout)
-        fastest = [int(d) for d in order[1].split(",") if d] if order else []
-        tile = re.search(r"T\(([\d,]+)\)", layout)
-        held = list(size)
-        if tile and fastest:
-            steps = [int(t) for t in tile[1].split(",")][::-1]
-            for at, step in zip(fastest, steps, strict=False):
-                held[at] = -(-held[at] // step) * step
-        padded, bare = (math.prod(d) * bits // 8 for d in (held, size))
-        out.append(Array(dtype, size, padded, bare, "S(" in layout))
-    return tuple(out)
-
-
 class Program:
     """A program, from its text."""
 
     def __init__(self, text: str):
-        self.entry, self.computations = "", {}
+        self.entry = ""
+        self.computations: dict[str, dict[str, Instruction]] = {}
         here: dict[str, Instruction] = {}
         for line in text.splitlines():
             head = re.match(r"(ENTRY )?%?([\w.\-]+) .*->.*\{$", line)
@@ -165,7 +90,7 @@ class Program:
                 here = self.computations[head[2]] = {}
                 self.entry = head[2] if head[1] else self.entry
             elif " = " in line and line.startswith(" "):
-                found = _instruction(line)
+                found = instruction(line)
                 if found:
                     here[found.name] = found
         self.parameters = tuple(
@@ -184,21 +109,50 @@ class Program:
         total = Counts()
         for each in self.computations.get(name, {}).values():
             if each.opcode == "while":
-                trips = each.attribute(r'known_trip_count":\{"n":"?(\d+)')
+                trips = self._trips(name, each)
                 body = each.attribute(r"body=%?([\w.\-]+)")
-                total.add(self._count(body), int(trips or 1))
+                total.add(self._count(body), trips or 1)
                 total.open_loops += not trips
             elif each.opcode == "conditional":
                 branches = re.findall(r"%([\w.\-]+)", each.rest)
                 known = [b for b in branches if b in self.computations]
-                for branch in known:
-                    total.add(self._count(branch))
+                ways = [self._count(branch) for branch in known]
+                total.add(max(ways, key=lambda way: (way.bytes, way.flops)))
             elif each.opcode in ("call", "async-start"):
                 for called in each.calls:
                     total.add(self._count(called))
             elif not each.opcode.endswith(("-done", "-update")):
                 self._one(name, each, total)
         return total
+
+    def _trips(self, home: str, loop: Instruction) -> int:
+        """Rounds of a loop; 0 where only the run knows.
+
+        Compilers either say it or compare a counter with a constant, which
+        the loops of JAX let run from 0 in steps of 1.
+        """
+        told = loop.attribute(r'known_trip_count":\{"n":"?(\d+)')
+        if told:
+            return int(told)
+        test = self.computations.get(
+            loop.attribute(r"condition=%?([\w.\-]+)"), {}
+        )
+        end = next((e for e in test.values() if e.root), None)
+        if end is None or "direction=LT" not in end.rest:
+            return 0
+        here, limit = test, test.get(end.operands[1])
+        if limit is not None and limit.opcode == "get-tuple-element":
+            # What does not change was moved out of the loop.
+            here = self.computations[home]
+            start = here.get(loop.operands[0])
+            at = int(limit.attribute(r"index=(\d+)") or 0)
+            known = start is not None and start.opcode == "tuple"
+            limit = here.get(start.operands[at]) if start and known else None
+            while limit is not None and limit.opcode == "copy":
+                limit = here.get(limit.operands[0])
+        if limit is None or limit.opcode != "constant":
+            return 0
+        return int(limit.attribute(r"^(\d+)\)") or 0)
 
     def _one(self, home: str, each: Instruction, total: Counts) -> None:
         kind = each.opcode.removesuffix("-start")
@@ -228,7 +182,7 @@ class Program:
                 for called in each.calls
                 for inner in self.computations.get(called, {}).values()
             )
-        if each.opcode in _ELEMENTWISE:
+        if _ELEMENTWISE.fullmatch(each.opcode):
             return size
         operands = [here[o].arrays for o in each.operands if o in here]
         if each.opcode in ("reduce", "scatter") and operands:
@@ -237,7 +191,9 @@ class Program:
         if each.opcode == "dot" and operands:
             at = each.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
             left = operands[0][0].dims
-            return 2 * size * math.prod(left[int(d)] for d in at.split(",") if d)
+            return (
+                2 * size * math.prod(left[int(d)] for d in at.split(",") if d)
+            )
         if each.opcode == "convolution" and len(operands) > 1:
             # How TPUs spell a matrix product; the kernel's spatial sizes are
             # batches then, of which each entry of the result meets one.
@@ -263,7 +219,9 @@ class Program:
         result = sum(a.bytes for a in each.arrays if not a.fast)
         if each.opcode.endswith("-start"):
             # Its result also names what went in.
-            result = max((a.bytes for a in each.arrays if not a.fast), default=0)
+            result = max(
+                (a.bytes for a in each.arrays if not a.fast), default=0
+            )
             return result if any(a.fast for a in each.arrays) else 2 * result
         if each.opcode in ("gather", "dynamic-slice"):
             picked = sum(a.bare for a in each.arrays)
@@ -401,41 +359,11 @@ def _group(rest: str) -> int:
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", rest)
     if mesh:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
-        return math.prod(int(sizes[a]) for a in re.findall(r"'([^']+)'", mesh[2]))
+        return math.prod(
+            int(sizes[a]) for a in re.findall(r"'([^']+)'", mesh[2])
+        )
     grid = re.search(r"replica_groups=\[\d+,(\d+)\]", rest)
     if grid:
         return int(grid[1])
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
     return max(1, len(listed[1].split(","))) if listed else 1
-
-
-def _instruction(line: str) -> Instruction | None:
-    found = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
-    if not found:
-        return None
-    text = line[found.end() :]
-    end = _closing(text) if text.startswith("(") else text.find(" ")
-    shape, text = text[:end], text[end:].lstrip()
-    opcode, _, text = text.partition("(")
-    end = _closing("(" + text) - 2
-    operands = re.findall(r"%([\w.\-]+)", text[:end])
-    # A parameter's number stands where others have operands.
-    rest = text if opcode == "parameter" else text[end:]
-    return Instruction(
-        found[2],
-        opcode,
-        arrays(shape),
-        tuple(operands),
-        rest,
-        bool(found[1]),
-    )
-
-
-def _closing(text: str) -> int:
-    """The position after the bracket that closes the first one."""
-    depth = 0
-    for at, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if not depth:
-            return at + 1
-    return len(text)

@@ -96,8 +96,8 @@ class Partition:
 
     def abstract(
         self, shape: tuple[int, ...], dtype: Any, *axes: str | None
-    ) -> jax.ShapeDtypeStruct:
-        """What `put` would make of an array, without an array."""
+    ) -> Any:
+        """A `ShapeDtypeStruct` of what `put` would make, without an array."""
         return jax.ShapeDtypeStruct(
             shape, jnp.dtype(dtype), sharding=self.sharding(*axes)
         )

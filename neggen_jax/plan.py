@@ -14,24 +14,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import importlib.util
 import math
-import os
-import pathlib
-import re
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from neggen_jax import evaluate, hlo, roofline
+from neggen_jax import aot, evaluate, roofline
 from neggen_jax.catalog import SPLITS, Catalog, Features, Interactions
+from neggen_jax.config import flatten
 from neggen_jax.data import counterfactuals, inputs
-from neggen_jax.errors import InputError
 from neggen_jax.ops import ranking
 from neggen_jax.ops.positives import abstract_positives
 from neggen_jax.run import Run
@@ -69,29 +63,6 @@ class Case:
 
 
 @dataclasses.dataclass
-class Phase:
-    """One program, for one device.
-
-    Attributes:
-      counts: what it does, once; of a dispatch, one step.
-      temporaries: bytes that it needs beside arguments and results.
-      results: bytes of results that are not written over arguments.
-      code: bytes of the program itself.
-      largest: its largest arrays; see `hlo.Program.largest`.
-      refused: what the compiler said if it does not fit; "" if it does.
-      compiler: XLA's own "flops" and "bytes accessed", loops counted once.
-    """
-
-    counts: hlo.Counts
-    temporaries: int
-    results: int
-    code: int
-    largest: list[tuple[int, int, str, str]]
-    refused: str = ""
-    compiler: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass
 class Plan:
     """What a case needs, by device.
 
@@ -114,7 +85,7 @@ class Plan:
     measured_by: str
     devices: int
     held: dict[str, int]
-    phases: dict[str, Phase]
+    phases: dict[str, aot.Phase]
     passing: dict[str, int]
     steps: int
     blocks: int
@@ -172,68 +143,6 @@ class Plan:
         return blocks + self.times("encode").least
 
 
-def have_libtpu() -> bool:
-    """Whether the compiler for TPUs is installed."""
-    return importlib.util.find_spec("libtpu") is not None
-
-
-def environment(chips: int) -> None:
-    """Sets what must be set before JAX finds its devices.
-
-    Args:
-      chips: that programs are compiled for: without libtpu, there must be as
-        many virtual devices.
-    """
-    quiet = {
-        "JAX_PLATFORMS": "cpu",
-        # There is no TPU here, so nobody is to look for one.
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-    }
-    os.environ.update(quiet)
-    if not have_libtpu():
-        flag = f"--xla_force_host_platform_device_count={chips}"
-        known = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{known} {flag}".strip()
-
-
-def devices(topology: roofline.Topology) -> list[Any]:
-    """The pod's devices, which nothing can run on; or as many virtual ones.
-
-    Raises:
-      InputError: if the compiler knows no such pod, or there are too few
-        virtual devices.
-    """
-    if not have_libtpu():
-        here = jax.devices("cpu")
-        if len(here) < topology.chips:
-            raise InputError(
-                "There are fewer virtual devices than chips.",
-                where=f"--topology={topology}",
-                expected=topology.chips,
-                found=len(here),
-                fix="install requirements-tpu.txt",
-            )
-        return here[: topology.chips]
-    # A host holds four chips, or as few as there are.
-    sides = [min(2, side) for side in topology.shape]
-    bounds = tuple([*sides, 1] if len(sides) == 2 else [*sides[:2], 1])
-    try:
-        found = topologies.get_topology_desc(
-            platform="tpu",
-            topology_name=str(topology),
-            chips_per_host_bounds=bounds,
-        )
-    except Exception as error:
-        raise InputError(
-            "The compiler knows no such pod.",
-            where=f"--topology={topology}",
-            found=str(error).splitlines()[0],
-        ) from error
-    return list(found.devices)
-
-
 def hollow(case: Case) -> Catalog:
     """A catalogue of a size, with nothing in it; it takes no memory."""
 
@@ -241,7 +150,9 @@ def hollow(case: Case) -> Catalog:
         return np.broadcast_to(np.zeros((), dtype), shape)
 
     splits = {
-        split: Interactions(array((count,), np.int32), array((count,), np.int32))
+        split: Interactions(
+            array((count,), np.int32), array((count,), np.int32)
+        )
         for split, count in zip(
             SPLITS, (case.interactions, case.users, case.users), strict=True
         )
@@ -274,7 +185,7 @@ def make(case: Case) -> Plan:
       InputError: for whatever a run would be refused for as well, but for
         tables that are too long to be pointed into: those are noted.
     """
-    where, notes = devices(case.topology), []
+    where, notes = aot.devices(case.topology), []
     positives = case.interactions
     if positives > _INT32:
         notes.append(
@@ -293,7 +204,7 @@ def make(case: Case) -> Plan:
     run = Run.make(config, hollow(case), where, build)
     program, scalar = run.program, run.partition.abstract((), np.int32)
     state = program.abstract(run.inputs, run.batch())
-    compiler = _Compiler()
+    compiler = aot.Compiler()
     made = compiler.add("prepare", jax.jit(program.prepare), run.inputs, scalar)
     prepared = _placed(
         jax.eval_shape(program.prepare, run.inputs, scalar), run.inputs, made
@@ -363,9 +274,7 @@ def _ranking(
     """
     users, items = vectors
     part = run.partition
-    rows = evaluate.block_rows(
-        run.config.evaluate.block_size, case.users, part
-    )
+    rows = evaluate.block_rows(run.config.evaluate.block_size, case.users, part)
     left_out = math.ceil(rows * case.interactions / case.users * case.skew)
     excluded: Any = [
         part.abstract((left_out,), np.int32, None) for _ in range(2)
@@ -393,9 +302,7 @@ def _ranking(
 def _placed(shapes: Any, like: Any, made: Any) -> Any:
     """Shapes with the shardings that a compiler chose, or those of others."""
     if made is None:
-        known = {
-            (x.shape, x.dtype): x.sharding for x in jax.tree.leaves(like)
-        }
+        known = {(x.shape, x.dtype): x.sharding for x in jax.tree.leaves(like)}
         made = jax.tree.map(lambda x: known[x.shape, x.dtype], shapes)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(
@@ -406,88 +313,45 @@ def _placed(shapes: Any, like: Any, made: Any) -> Any:
     )
 
 
-class _Compiler:
-    """Compiles programs, and learns how arrays are padded on the chip."""
-
-    def __init__(self) -> None:
-        self.phases: dict[str, Phase] = {}
-        self._held: dict[tuple[str, tuple[int, ...]], int] = {}
-
-    def add(self, name: str, jitted: Any, *arguments: Any) -> Any:
-        """Compiles a program; returns its results' shardings, if it fits."""
-        device = jax.tree.leaves(arguments)[0].sharding.mesh.devices.flat[0]
-        lowered = jitted.trace(*arguments).lower(
-            lowering_platforms=(device.platform,)
-        )
-        compiled, refused, memory = None, "", None
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                compiled = lowered.compile(
-                    {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-                )
-            except jax.errors.JaxRuntimeError as error:
-                refused = str(error).splitlines()[0]
-                if "RESOURCE_EXHAUSTED" not in refused:
-                    raise
-            # Of a program that was refused, this is all there is.
-            text, report = _dumped(pathlib.Path(folder))
-        temporaries = _temporaries(report)
-        code = results = 0
-        costs: Any = {}
-        if compiled is not None:
-            text, memory = compiled.as_text(), compiled.memory_analysis()
-            costs = compiled.cost_analysis()
-            # On TPUs this also counts memory on the core, the report does not.
-            temporaries = temporaries or memory.temp_size_in_bytes
-            code = memory.generated_code_size_in_bytes
-            results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        program = hlo.Program(text)
-        for array in program.parameters:
-            self._held[array.dtype, array.dims] = array.bytes
-        self.phases[name] = Phase(
-            program.count(),
-            temporaries,
-            results,
-            code,
-            program.largest(2**20),
-            refused,
-            {k: costs[k] for k in ("flops", "bytes accessed") if k in costs},
-        )
-        return None if compiled is None else compiled.output_shardings
-
-    def size(self, tree: Any) -> int:
-        """Bytes of arrays on one device, padded as programs want them."""
-        total = 0
-        for x in jax.tree.leaves(tree):
-            dims = x.sharding.shard_shape(x.shape)
-            dtype = _HLO_TYPES[x.dtype.name]
-            bare = math.prod(dims) * x.dtype.itemsize
-            total += self._held.get((dtype, dims), bare)
-        return total
+def changed(case: Case, changes: Mapping[str, Any]) -> Case:
+    """A case with other values of some config keys."""
+    config = copy.deepcopy(case.config)
+    with config.unlocked():
+        config.update_from_flattened_dict(dict(changes))
+    return dataclasses.replace(case, config=config)
 
 
-_HLO_TYPES = {
-    "float32": "f32",
-    "bfloat16": "bf16",
-    "int32": "s32",
-    "uint32": "u32",
-    "bool": "pred",
-}
+def remedies(plan: Plan) -> list[tuple[dict[str, Any], Plan]]:
+    """What else was tried, one change of the config after the other.
 
+    Each is compiled like the case itself, with all those before it; the last
+    one fits, or none does.
 
-def _dumped(folder: pathlib.Path) -> tuple[str, str]:
-    """The optimised program, and the compiler's report on its memory."""
-
-    def read(ending: str) -> str:
-        files = sorted(folder.glob(f"*after_optimizations{ending}"))
-        return files[-1].read_text() if files else ""
-
-    return read(".txt"), read("-memory-usage-report.txt")
-
-
-def _temporaries(report: str) -> int:
-    """Bytes of main memory, of all the memory spaces that a report tells."""
-    found = re.search(
-        r"Memory Space: default.*\nTotal bytes: (\d+)", report
-    )
-    return int(found[1]) if found else 0
+    Args:
+      plan: one that does not fit.
+    """
+    config = plan.case.config
+    everything = math.prod(plan.mesh.values())
+    steps: list[dict[str, Any]] = [
+        {"mesh.data": 1, "mesh.model": everything},
+        {"train.dtype": "bfloat16"},
+        {"encoder.dim": max(8, config.encoder.dim // 2)},
+        {"encoder.dim": max(8, config.encoder.dim // 4)},
+    ]
+    if plan.held["average"]:
+        steps.insert(1, {"train.ema": 0.0})
+    if plan.held["counterfactuals"]:
+        steps.insert(1, {"data.counterfactuals.feed": "batches"})
+    known = flatten(config)
+    tried: list[tuple[dict[str, Any], Plan]] = []
+    changes: dict[str, Any] = {}
+    for step in steps:
+        if all(known[key] == value for key, value in step.items()):
+            continue
+        if step.get("mesh.model") == plan.mesh["model"]:
+            continue
+        changes = changes | step
+        tried.append((changes, make(changed(plan.case, changes))))
+        if tried[-1][1].fits:
+            break
+    return tried

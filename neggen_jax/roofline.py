@@ -42,10 +42,18 @@ class Chip:
 # bytes in one. v4 and v5p: 2400 and 4800 Gbps; v5e: 1600 Gbps; v6e: 800 GB/s
 # in both directions.
 CHIPS = {
-    "v4": Chip(32, 15.25, 275e12, 1200e9, 300e9, 3, "cloud.google.com/tpu/docs/v4"),
-    "v5e": Chip(16, 15.75, 197e12, 819e9, 200e9, 2, "cloud.google.com/tpu/docs/v5e"),
-    "v5p": Chip(95, 95.74, 459e12, 2765e9, 600e9, 3, "cloud.google.com/tpu/docs/v5p"),
-    "v6e": Chip(32, 31.25, 918e12, 1600e9, 400e9, 2, "cloud.google.com/tpu/docs/v6e"),
+    "v4": Chip(
+        32, 15.25, 275e12, 1200e9, 300e9, 3, "cloud.google.com/tpu/docs/v4"
+    ),
+    "v5e": Chip(
+        16, 15.75, 197e12, 819e9, 200e9, 2, "cloud.google.com/tpu/docs/v5e"
+    ),
+    "v5p": Chip(
+        95, 95.74, 459e12, 2765e9, 600e9, 3, "cloud.google.com/tpu/docs/v5p"
+    ),
+    "v6e": Chip(
+        32, 31.25, 918e12, 1600e9, 400e9, 2, "cloud.google.com/tpu/docs/v6e"
+    ),
 }
 
 

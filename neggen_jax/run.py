@@ -29,6 +29,8 @@ from neggen_jax.partition import Partition, make_partition
 from neggen_jax.step import Program, State
 from neggen_jax.workdir import read_identity
 
+Builder = Callable[..., inputs.Inputs]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
@@ -56,7 +58,7 @@ class Run:
         config: ConfigDict,
         catalog: Catalog | None = None,
         devices: list[Any] | None = None,
-        build: Callable[..., inputs.Inputs] = inputs.build,
+        build: Builder | None = None,
     ) -> Run:
         """Composes a run; nothing is computed on the devices yet.
 
@@ -65,7 +67,8 @@ class Run:
           catalog: if it is in memory already; otherwise it is loaded from
             `config.data.path`.
           devices: to run on; all of them, by default.
-          build: makes the inputs; `inputs.abstract` only tells their shapes.
+          build: makes the inputs, `inputs.build` by default;
+            `inputs.abstract` only tells their shapes.
 
         Raises:
           InputError: for bad values, unknown names and unfit data.
@@ -91,6 +94,7 @@ class Run:
         sizes = inputs.sizes(catalog, partition)
         model = recommender.build(config, sizes)
         needs, tables = model.needs(), {}
+        build = build or inputs.build
         placed = build(catalog, needs, partition, wanted.feed)
         if needs.counterfactuals and wanted.feed == "batches":
             assert catalog.counterfactuals is not None
@@ -126,7 +130,7 @@ class Run:
         }
         return self.program.place(self.inputs, batch)
 
-    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def batch(self) -> dict[str, Any]:
         """The shapes of one batch."""
         size = self.stream.batch_size
         return {

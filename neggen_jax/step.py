@@ -135,13 +135,18 @@ class Program:
     def abstract(self, inputs: Inputs, batch: Stack) -> State:
         """The state's shapes and shardings; so may the arguments be."""
         boxed = jax.eval_shape(self.init, inputs, batch)
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=sharding
-            ),
-            nn.unbox(boxed),
-            self.partition.tree_shardings(boxed),
-        )
+
+        def placed(sharding: Any, part: Any) -> Any:
+            # Where the optimiser masks a parameter, there is no array.
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(
+                    x.shape, x.dtype, sharding=sharding
+                ),
+                part,
+            )
+
+        shardings = self.partition.tree_shardings(boxed)
+        return jax.tree.map(placed, shardings, nn.unbox(boxed))
 
     def trainer(self, state: State) -> Any:
         """`dispatch`, ready to be lowered; the state stays where it is.

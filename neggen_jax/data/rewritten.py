@@ -102,7 +102,10 @@ def abstract(
                 column = getattr(made, field)
                 rest = column.shape[1:]
                 parts[field] = mesh.abstract(
-                    (item_rows, *rest), column.dtype, "item", *[None] * len(rest)
+                    (item_rows, *rest),
+                    column.dtype,
+                    "item",
+                    *[None] * len(rest),
                 )
             tables[name] = Rewritten(**parts)
     return Counterfactuals(tables, mean, scale)
