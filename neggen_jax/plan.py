@@ -31,8 +31,6 @@ from neggen_jax.ops.positives import abstract_positives
 from neggen_jax.run import Run
 
 _INT32 = 2**31 - 1
-# Positives of the user who has most: the depth of a binary search, no more.
-_LONGEST = 2**12 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +47,8 @@ class Case:
       features: modality -> width of its vectors.
       alternatives: counterfactuals of each item and modality.
       skew: edges of the fullest device over those of the mean one.
+      longest: train interactions of the user who has most; the depth of a
+        binary search, no more.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Case:
     features: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alternatives: int = 2
     skew: float = 1.05
+    longest: int = 4095
 
 
 @dataclasses.dataclass
@@ -199,7 +200,10 @@ def make(case: Case) -> Plan:
         # Which item has whose is no matter of size.
         config.data.counterfactuals.shuffled = False
     build = functools.partial(
-        inputs.abstract, skew=case.skew, longest=_LONGEST, positives=positives
+        inputs.abstract,
+        skew=case.skew,
+        longest=case.longest,
+        positives=positives,
     )
     run = Run.make(config, hollow(case), where, build)
     program, scalar = run.program, run.partition.abstract((), np.int32)

@@ -243,7 +243,7 @@ def abstract(
     feed: str = "tables",
     *,
     skew: float = 1.0,
-    longest: int = 2**12 - 1,
+    longest: int = 4095,
     positives: int | None = None,
 ) -> Inputs:
     """The shapes and shardings of what `build` makes.
