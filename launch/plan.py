@@ -4,7 +4,7 @@
     python launch/plan.py --config=configs/baseline.py:lightgcn \
         --topology=v5e:4x4 --users=1e7 --items=1e6 --interactions=2e8 \
         --config.mesh.model=16
-    python launch/plan.py --plans=docs/plans.toml --output=docs/plans.json
+    python launch/plan.py --plans=docs/plans.toml --output=plans.json
 
 Compiles the real programs for the pod's chips and prints memory, work and a
 roofline of one device; --topology may be given several times. --plans reads
@@ -40,6 +40,9 @@ _ALTERNATIVES = flags.DEFINE_integer(
 _SKEW = flags.DEFINE_float(
     "skew", 1.05, "Edges of the fullest device over those of the mean one."
 )
+_LONGEST = flags.DEFINE_integer(
+    "longest", 4095, "Train interactions of the user who has most."
+)
 _SEARCH = flags.DEFINE_bool(
     "search", True, "Try what would make a plan fit that does not."
 )
@@ -47,7 +50,8 @@ _PLANS = flags.DEFINE_string("plans", None, "TOML file with several plans.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 _KEYS = ("config", "topology", "users", "items", "interactions")
-_OPTIONAL = ("set", "features", "alternatives", "skew")
+_NUMBERS = ("alternatives", "skew", "longest")
+_OPTIONAL = ("set", "features", *_NUMBERS)
 
 
 def main(argv: list[str]) -> None:
@@ -101,6 +105,7 @@ def _from_flags() -> list[dict[str, Any]]:
             "features": _widths(_FEATURES.value, "--features"),
             "alternatives": _ALTERNATIVES.value,
             "skew": _SKEW.value,
+            "longest": _LONGEST.value,
         }
         for topology in _TOPOLOGY.value
     ]
@@ -139,7 +144,7 @@ def _entry(entry: dict[str, Any], where: str) -> dict[str, Any]:
         "topology": entry["topology"],
         "features": _widths(entry.get("features", []), where),
         **{key: int(entry[key]) for key in _KEYS[2:]},
-        **{k: entry[k] for k in ("alternatives", "skew") if k in entry},
+        **{key: entry[key] for key in _NUMBERS if key in entry},
     }
 
 

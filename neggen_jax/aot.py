@@ -124,9 +124,14 @@ class Compiler:
         )
         compiled, refused, memory = None, "", None
         with tempfile.TemporaryDirectory() as folder:
+            # CPUs refuse nothing, and what is dumped is never cached.
+            dump: dict[str, Any] = {
+                "xla_dump_to": folder,
+                "xla_dump_hlo_as_text": True,
+            }
             try:
                 compiled = lowered.compile(
-                    {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+                    dump if device.platform == "tpu" else None
                 )
             except jax.errors.JaxRuntimeError as error:
                 refused = str(error).splitlines()[0]
@@ -158,10 +163,17 @@ class Compiler:
         )
         return None if compiled is None else compiled.output_shardings
 
-    def size(self, tree: Any) -> int:
-        """Bytes of arrays on one device, padded as programs want them."""
+    def size(self, tree: Any, whole: bool = False) -> int:
+        """Bytes of arrays on one device, padded as programs want them.
+
+        Args:
+          tree: of abstract arrays.
+          whole: counts only those that every device holds whole.
+        """
         total = 0
         for x in jax.tree.leaves(tree):
+            if whole and not x.sharding.is_fully_replicated:
+                continue
             dims = x.sharding.shard_shape(x.shape)
             dtype = _HLO_TYPES[x.dtype.name]
             bare = math.prod(dims) * x.dtype.itemsize

@@ -118,7 +118,7 @@ class Program:
                 known = [b for b in branches if b in self.computations]
                 ways = [self._count(branch) for branch in known]
                 total.add(max(ways, key=lambda way: (way.bytes, way.flops)))
-            elif each.opcode in ("call", "async-start"):
+            elif each.opcode in ("call", "call-start", "async-start"):
                 for called in each.calls:
                     total.add(self._count(called))
             elif not each.opcode.endswith(("-done", "-update")):
@@ -310,7 +310,8 @@ class Program:
         """
         found: dict[tuple[int, str, str], int] = {}
         for each in self._running(self.entry):
-            if each.opcode in _FREE or each.opcode == "while":
+            again = each.opcode == "while" or each.opcode.endswith("-done")
+            if again or each.opcode in _FREE:
                 continue
             for array in each.arrays:
                 if array.bytes >= least and not array.fast:
@@ -329,7 +330,7 @@ class Program:
             yield each
             if each.opcode == "while":
                 yield from self._running(each.attribute(r"body=%?([\w.\-]+)"))
-            elif each.opcode in ("call", "conditional"):
+            elif each.opcode in ("call", "call-start", "conditional"):
                 for called in re.findall(r"%([\w.\-]+)", each.rest):
                     if called in self.computations:
                         yield from self._running(called)

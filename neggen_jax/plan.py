@@ -73,6 +73,7 @@ class Plan:
       measured_by: "tpu" or "cpu", whose compiler it was.
       devices: that share one chip.
       held: table -> bytes that stay while the run trains.
+      whole: table -> those of them that no mesh cuts.
       phases: program -> what it needs.
       passing: program -> bytes that are there only while it runs, beside its
         temporaries and results.
@@ -86,6 +87,7 @@ class Plan:
     measured_by: str
     devices: int
     held: dict[str, int]
+    whole: dict[str, int]
     phases: dict[str, aot.Phase]
     passing: dict[str, int]
     steps: int
@@ -224,16 +226,16 @@ def make(case: Case) -> Plan:
     compiler.add("rank", rank, *ranked)
 
     size = compiler.size
-    held = {
-        "parameters": size(state.params),
-        "optimiser": size(state.opt_state),
-        "average": size(state.average),
-        "banks": size(state.variables),
-        "graphs": size((run.inputs.user_item, run.inputs.item_item)),
-        "positives": size(run.inputs.positives),
-        "popularity": size(run.inputs.popularity),
-        "features": size(run.inputs.features),
-        "counterfactuals": size(run.inputs.counterfactuals),
+    tables = {
+        "parameters": state.params,
+        "optimiser": state.opt_state,
+        "average": state.average,
+        "banks": state.variables,
+        "graphs": (run.inputs.user_item, run.inputs.item_item),
+        "positives": run.inputs.positives,
+        "popularity": run.inputs.popularity,
+        "features": run.inputs.features,
+        "counterfactuals": run.inputs.counterfactuals,
     }
     passing = {
         # What an epoch is prepared to is a copy, also of what is the same;
@@ -247,7 +249,8 @@ def make(case: Case) -> Plan:
         dict(run.partition.mesh.shape),
         where[0].platform,
         max(1, len(where) // case.topology.chips),
-        held,
+        {name: size(table) for name, table in tables.items()},
+        {name: size(table, whole=True) for name, table in tables.items()},
         compiler.phases,
         passing,
         run.stream.schedule.steps_per_epoch,
@@ -318,11 +321,12 @@ def _placed(shapes: Any, like: Any, made: Any) -> Any:
 
 
 def changed(case: Case, changes: Mapping[str, Any]) -> Case:
-    """A case with other values of some config keys."""
+    """A case with other values of some config keys, and a name that says so."""
     config = copy.deepcopy(case.config)
     with config.unlocked():
         config.update_from_flattened_dict(dict(changes))
-    return dataclasses.replace(case, config=config)
+    name = "".join([case.name, *(f"+{k}={v}" for k, v in changes.items())])
+    return dataclasses.replace(case, name=name, config=config)
 
 
 def remedies(plan: Plan) -> list[tuple[dict[str, Any], Plan]]:

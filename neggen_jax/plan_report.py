@@ -121,6 +121,13 @@ def _verdict(plan: Plan, tried: Tried) -> list[str]:
             )
             if phase.refused:
                 lines.append(f"  the compiler: {phase.refused}")
+    table = max(plan.held, key=lambda name: plan.held[name])
+    lines.append(
+        f"Of what stays all the time, {table} take most, "
+        f"{_gib(plan.held[table])} GiB. More devices leave "
+        f"{_gib(sum(plan.whole.values()))} GiB of it on each"
+        f"{_named(plan.whole)}."
+    )
     lines.append("What takes most, GiB on a device:")
     lines += [f"  {size / 2**30:9.3f}  {what}" for size, what in blame(plan)]
     if tried:
@@ -160,6 +167,12 @@ def blame(plan: Plan, count: int = 8) -> list[tuple[int, str]]:
         where = origin.partition("/")[2] or "the loop's own"
         rows.append((size, f"{times}{array}, temporary: {where}"))
     return sorted(rows, key=lambda row: -row[0])[:count]
+
+
+def _named(sizes: Mapping[str, int]) -> str:
+    # Counters and biases are not worth telling.
+    names = [name for name, size in sizes.items() if size >= 2**20]
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _flags(changes: Mapping[str, Any]) -> str:
@@ -255,13 +268,17 @@ def as_json(plan: Plan, tried: Tried) -> dict[str, Any]:
             "total": plan.total(name),
             "roofline_seconds": dataclasses.asdict(plan.times(name)),
         }
-    sizes = ("users", "items", "interactions", "alternatives", "skew")
     return {
         "config": case.name,
         "config_values": flatten(case.config),
         "topology": str(case.topology),
         "chip": dataclasses.asdict(case.topology.chip),
-        **{name: getattr(case, name) for name in sizes},
+        "users": case.users,
+        "items": case.items,
+        "interactions": case.interactions,
+        "alternatives": case.alternatives,
+        "skew": case.skew,
+        "longest": case.longest,
         "features": dict(case.features),
         "mesh": plan.mesh,
         "compiler": plan.measured_by,
@@ -269,6 +286,7 @@ def as_json(plan: Plan, tried: Tried) -> dict[str, Any]:
         "usable_bytes": plan.limit,
         "left_bytes": plan.left,
         "held_bytes": plan.held,
+        "whole_bytes": plan.whole,
         "passing_bytes": plan.passing,
         "programs": phases,
         "steps_per_epoch": plan.steps,

@@ -183,6 +183,7 @@ topology = "v5e:1x1"
 users = 1_000
 items = 500
 interactions = 20_000
+longest = 15
 
 [[plan]]
 config = "configs/baseline.py:lightgcn"
@@ -191,6 +192,7 @@ topology = "v5e:1x2"
 users = 1_000
 items = 500
 interactions = 20_000
+longest = 15
 """
 
 
