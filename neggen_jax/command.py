@@ -38,7 +38,7 @@ def _stopping() -> Iterator[None]:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             # A config file that could not be read says so when it is used.
             flags.FLAGS.config.lock()
     except Exception as error:

@@ -99,45 +99,24 @@ class Ranker:
             partition,
         )
         self._seen = _rows(catalog, SEEN[split])
-        tile = ranking.TILE_QUERIES * partition.shards("batch")
-        fitting = min(block_size, len(self.users))
-        self.block = max(1, -(-fitting // tile)) * tile
+        self.block = block_rows(block_size, len(self.users), partition)
         indptr = self._seen[0]
         degrees = (indptr[1:] - indptr[:-1])[self.users]
         starts = np.arange(0, len(self.users), self.block)
         self._width = int(np.add.reduceat(degrees, starts).max())
+        known: dict[str, Any] = {
+            "num_items": catalog.num_items,
+            "partition": partition,
+        }
         # Every process reads the lists.
         self._rank = jax.jit(
-            self._rank_block, out_shardings=partition.sharding()
+            functools.partial(rank_block, k=k, **known),
+            out_shardings=partition.sharding(),
         )
         self._tile = jax.jit(
-            self._tiled, out_shardings=partition.sharding("ranked", None)
+            functools.partial(tiled, **known),
+            out_shardings=partition.sharding("ranked", None),
         )
-
-    def _tiled(self, items: jax.Array) -> jax.Array:
-        size = ranking.tiled_size(self.catalog.num_items, self.partition)
-        items = items[: self.catalog.num_items].astype(jnp.float32)
-        return jnp.pad(items, ((0, size - len(items)), (0, 0)))
-
-    def _rank_block(
-        self,
-        users: jax.Array,
-        items: jax.Array,
-        block: jax.Array,
-        excluded: ranking.Excluded,
-        heldout: Positives,
-    ) -> tuple[jax.Array, jax.Array]:
-        queries = users[block].astype(jnp.float32)
-        _, found = ranking.top_k(
-            queries,
-            items,
-            excluded,
-            k=self.k,
-            num_items=self.catalog.num_items,
-            partition=self.partition,
-        )
-        owners = jnp.broadcast_to(block[:, None], found.shape)
-        return found, contains(heldout, owners, found) & (found >= 0)
 
     def __call__(
         self,
@@ -182,6 +161,60 @@ class Ranker:
             for part in (0, 1)
         )
         return Ranked(self.users, lists, hits, self.relevant)
+
+
+def block_rows(block_size: int, users: int, partition: Partition) -> int:
+    """Users ranked in one dispatch: whole tiles, and no more than there are."""
+    tile = ranking.TILE_QUERIES * partition.shards("batch")
+    return max(1, -(-min(block_size, users) // tile)) * tile
+
+
+def tiled(
+    items: jax.Array, *, num_items: int, partition: Partition
+) -> jax.Array:
+    """The table `[item_rows, d]` as `ranking.top_k` wants it."""
+    items = items[:num_items].astype(jnp.float32)
+    size = ranking.tiled_size(num_items, partition)
+    return jnp.pad(items, ((0, size - len(items)), (0, 0)))
+
+
+def rank_block(
+    users: jax.Array,
+    items: jax.Array,
+    block: jax.Array,
+    excluded: ranking.Excluded,
+    heldout: Positives,
+    *,
+    k: int,
+    num_items: int,
+    partition: Partition,
+) -> tuple[jax.Array, jax.Array]:
+    """Ranks one block of users.
+
+    Args:
+      users: `[user_rows, d]`.
+      items: from `tiled`.
+      block: int32 `[b]`, whom to rank.
+      excluded: what they have left out.
+      heldout: what they were to find.
+      k: length of the lists.
+      num_items: true number of items.
+      partition: where the tables live.
+
+    Returns:
+      Lists int32 `[b, k]`, and bool `[b, k]` whether each is a hit.
+    """
+    queries = users[block].astype(jnp.float32)
+    _, found = ranking.top_k(
+        queries,
+        items,
+        excluded,
+        k=k,
+        num_items=num_items,
+        partition=partition,
+    )
+    owners = jnp.broadcast_to(block[:, None], found.shape)
+    return found, contains(heldout, owners, found) & (found >= 0)
 
 
 def _fetch(block: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:

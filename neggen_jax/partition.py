@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -141,6 +142,14 @@ class Partition:
             (*value.shape[:cut], size, *value.shape[cut + 1 :]),
             self.sharding(*axes),
             part,
+        )
+
+    def abstract(
+        self, shape: tuple[int, ...], dtype: Any, *axes: str | None
+    ) -> Any:
+        """A `ShapeDtypeStruct` of what `put` would make, without an array."""
+        return jax.ShapeDtypeStruct(
+            shape, jnp.dtype(dtype), sharding=self.sharding(*axes)
         )
 
     def tree_shardings(self, abstract: Any) -> Any:

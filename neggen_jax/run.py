@@ -30,6 +30,8 @@ from neggen_jax.partition import Partition, make_partition
 from neggen_jax.step import Program, State
 from neggen_jax.workdir import read_identity
 
+Builder = Callable[..., inputs.Inputs]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
@@ -57,6 +59,7 @@ class Run:
         config: ConfigDict,
         catalog: Catalog | None = None,
         devices: list[Any] | None = None,
+        build: Builder | None = None,
     ) -> Run:
         """Composes a run; nothing is computed on the devices yet.
 
@@ -65,6 +68,8 @@ class Run:
           catalog: if it is in memory already; otherwise it is loaded from
             `config.data.path`.
           devices: to run on; all of them, by default.
+          build: makes the inputs, `inputs.build` by default;
+            `inputs.abstract` only tells their shapes.
 
         Raises:
           InputError: for bad values, unknown names and unfit data.
@@ -98,7 +103,8 @@ class Run:
         sizes = inputs.sizes(catalog, partition)
         model = recommender.build(config, sizes)
         needs, tables = model.needs(), {}
-        placed = inputs.build(catalog, needs, partition, wanted.feed)
+        build = build or inputs.build
+        placed = build(catalog, needs, partition, wanted.feed)
         if needs.counterfactuals and wanted.feed == "batches":
             assert catalog.counterfactuals is not None
             tables = rewritten.columns(catalog.counterfactuals)
@@ -127,12 +133,19 @@ class Run:
 
     def start(self) -> tuple[State, State]:
         """The state of step 0, and its abstract form; see `Program.place`."""
-        size = self.config.train.batch_size
         batch = {
-            name: self.partition.put(np.zeros((size, *shape), dtype), "batch")
-            for name, (shape, dtype) in self.stream.columns.items()
+            name: self.partition.put(np.zeros(like.shape, like.dtype), "batch")
+            for name, like in self.batch().items()
         }
         return self.program.place(self.inputs, batch)
+
+    def batch(self) -> dict[str, Any]:
+        """The shapes of one batch."""
+        size = self.stream.batch_size
+        return {
+            name: self.partition.abstract((size, *shape), dtype, "batch")
+            for name, (shape, dtype) in self.stream.columns.items()
+        }
 
     def batches(self, first: int) -> Iterator[dict[str, jax.Array]]:
         """Stacks from dispatch `first` on, placed on the devices."""

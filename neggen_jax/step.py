@@ -125,17 +125,40 @@ class Program:
         Returns:
           The state and its abstract form, shapes and shardings alone.
         """
-        abstract = jax.eval_shape(self.init, inputs, batch)
-        shardings = self.partition.tree_shardings(abstract)
+        abstract = self.abstract(inputs, batch)
         make = jax.jit(
-            lambda *args: nn.unbox(self.init(*args)), out_shardings=shardings
+            lambda *args: nn.unbox(self.init(*args)),
+            out_shardings=_shardings(abstract),
         )
-        state = make(inputs, batch)
-        return state, jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=x.sharding
-            ),
-            state,
+        return make(inputs, batch), abstract
+
+    def abstract(self, inputs: Inputs, batch: Stack) -> State:
+        """The state's shapes and shardings; so may the arguments be."""
+        boxed = jax.eval_shape(self.init, inputs, batch)
+
+        def placed(sharding: Any, part: Any) -> Any:
+            # Where the optimiser masks a parameter, there is no array.
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(
+                    x.shape, x.dtype, sharding=sharding
+                ),
+                part,
+            )
+
+        shardings = self.partition.tree_shardings(boxed)
+        return jax.tree.map(placed, shardings, nn.unbox(boxed))
+
+    def trainer(self, state: State) -> Any:
+        """`dispatch`, ready to be lowered; the state stays where it is.
+
+        Args:
+          state: arrays, or their abstract form.
+        """
+        # Whatever the compiler would prefer.
+        return jax.jit(
+            self.dispatch,
+            donate_argnums=0,
+            out_shardings=(_shardings(state), None),
         )
 
     def prepare(self, inputs: Inputs, epoch: jax.Array) -> Inputs:
@@ -232,6 +255,10 @@ class Program:
             return x.astype(self.dtype) if x.dtype == jnp.float32 else x
 
         return jax.tree.map(cast, tree)
+
+
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.sharding, tree)
 
 
 def by_modality(tree: Any, names: Iterable[str]) -> dict[str, list[jax.Array]]:

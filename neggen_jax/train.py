@@ -260,11 +260,7 @@ class Trainer:
         prepare = jax.jit(run.program.prepare)
         self._prepare = prepare.lower(run.inputs, epoch).compile()
         prepared = self._prepare(run.inputs, epoch)
-        # The state stays where it is, whatever the compiler would prefer.
-        same = jax.tree.map(lambda x: x.sharding, state)
-        dispatch = jax.jit(
-            run.program.dispatch, donate_argnums=0, out_shardings=(same, None)
-        )
+        dispatch = run.program.trainer(state)
         self._train = dispatch.lower(
             state, prepared, run.stack(), count
         ).compile()

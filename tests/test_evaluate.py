@@ -279,9 +279,10 @@ def largest_array(num_items, one):
         chosen = jnp.zeros(ranker.block, jnp.int32)
         none = jnp.zeros(ranker._width, jnp.int32)
         excluded = evaluate.ranking.Excluded(none, none)
-        table = ranker._tiled(items)
-        return ranker._rank_block(
-            users, table, chosen, excluded, ranker._heldout
+        known = {"num_items": num_items, "partition": one}
+        table = evaluate.tiled(items, **known)
+        return evaluate.rank_block(
+            users, table, chosen, excluded, ranker._heldout, k=50, **known
         )
 
     tables = (

@@ -15,11 +15,17 @@ import flax.struct
 import jax
 import numpy as np
 
+from neggen_jax import catalog as catalogued
 from neggen_jax.catalog import Catalog, Features
 from neggen_jax.data import graphs, rewritten
 from neggen_jax.data.rewritten import Counterfactuals
 from neggen_jax.errors import InputError
-from neggen_jax.ops.positives import Positives, make_positives
+from neggen_jax.ops import sparse
+from neggen_jax.ops.positives import (
+    Positives,
+    abstract_positives,
+    make_positives,
+)
 from neggen_jax.ops.sparse import Graph
 from neggen_jax.partition import Partition
 
@@ -213,15 +219,8 @@ def build(
         }
     counterfactuals: Any = None
     if needs.counterfactuals:
-        if catalog.counterfactuals is None:
-            raise InputError(
-                "The recommender needs counterfactuals, and no set is named.",
-                where="config.data.counterfactuals.name",
-                fix="give a set that launch/generate.py has made, such as "
-                "--config.data.counterfactuals.name=attributes",
-            )
         counterfactuals = rewritten.place(
-            catalog.counterfactuals, size.item_rows, feed, partition
+            _counterfactuals(catalog), size.item_rows, feed, partition
         )
     popularity = np.zeros(size.item_rows, np.float32)
     popularity[: size.items] = catalog.popularity()
@@ -235,6 +234,91 @@ def build(
         features=features,
         counterfactuals=counterfactuals,
     )
+
+
+def abstract(
+    catalog: Catalog,
+    needs: Needs,
+    partition: Partition,
+    feed: str = "tables",
+    *,
+    skew: float = 1.0,
+    longest: int = 4095,
+) -> Inputs:
+    """The shapes and shardings of what `build` makes.
+
+    Nothing is computed, and of the catalogue only sizes and shapes are read.
+    Items have all their k neighbours, in every modality, and no pair of
+    items is near in two of them: the most edges that there can be.
+
+    Args:
+      catalog: of which there need be no more than that.
+      needs: of the whole recommender.
+      partition: the mesh.
+      feed: how counterfactuals reach a step.
+      skew: of edges and positives over the shards; see
+        `sparse.abstract_graph`.
+      longest: positives of the user who has most.
+    """
+    size, edges = sizes(catalog, partition), len(catalog.train)
+    user_item: Any = None
+    item_item: dict[str, Graph] = {}
+    features: dict[str, Matrix] = {}
+    if needs.user_item:
+        user_item = sparse.abstract_graph(
+            edges, (size.user_rows, size.item_rows), partition, skew=skew
+        )
+    if needs.item_item is not None:
+        names = modalities(catalog, needs)
+        near = size.items * min(needs.item_item.neighbours, size.items)
+        counts = dict.fromkeys(names, near)
+        if needs.fuse is not None:
+            counts = {"fused": near * len(names)}
+        shape = size.item_rows, size.item_rows
+        item_item = {
+            name: sparse.abstract_graph(count, shape, partition, skew=skew)
+            for name, count in counts.items()
+        }
+    if needs.features:
+        for name in modalities(catalog, needs):
+            rows = size.item_rows, catalog.features[name].dim
+            values: Any = partition.abstract(
+                rows, np.float32, "item", "feature"
+            )
+            present: Any = partition.abstract(rows[:1], np.bool_, "item")
+            features[name] = Matrix(values, present)
+    counterfactuals: Any = None
+    if needs.counterfactuals:
+        counterfactuals = rewritten.abstract(
+            _counterfactuals(catalog), size.item_rows, feed, partition
+        )
+    popularity: Any = partition.abstract((size.item_rows,), np.float32, None)
+    return Inputs(
+        positives=abstract_positives(
+            edges,
+            size.users,
+            size.items,
+            partition,
+            longest=longest,
+            skew=skew,
+        ),
+        popularity=popularity,
+        user_item=user_item,
+        item_item=item_item,
+        features=features,
+        counterfactuals=counterfactuals,
+    )
+
+
+def _counterfactuals(catalog: Catalog) -> catalogued.Counterfactuals:
+    if catalog.counterfactuals is None:
+        raise InputError(
+            "The recommender needs counterfactuals, and no set is named.",
+            where="config.data.counterfactuals.name",
+            fix="give a set that launch/generate.py has made, such as "
+            "--config.data.counterfactuals.name=attributes",
+        )
+    return catalog.counterfactuals
 
 
 def _place_features(

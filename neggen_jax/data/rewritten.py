@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -81,6 +82,32 @@ def place(
         scale[name] = mesh.put(size)
         if feed == "tables":
             tables[name] = _table(made, item_rows, mesh)
+    return Counterfactuals(tables, mean, scale)
+
+
+def abstract(
+    known: counterfactuals.Counterfactuals,
+    item_rows: int,
+    feed: str,
+    mesh: Partition,
+) -> Counterfactuals:
+    """The shapes of what `place` makes; only those of `known` are read."""
+    tables, mean, scale = {}, {}, {}
+    for name, made in known.modalities.items():
+        mean[name] = mesh.abstract((made.dim,), np.float32)
+        scale[name] = mesh.abstract((), np.float32)
+        if feed == "tables":
+            parts: dict[str, Any] = {}
+            for field in _FIELDS:
+                column = getattr(made, field)
+                rest = column.shape[1:]
+                parts[field] = mesh.abstract(
+                    (item_rows, *rest),
+                    column.dtype,
+                    "item",
+                    *[None] * len(rest),
+                )
+            tables[name] = Rewritten(**parts)
     return Counterfactuals(tables, mean, scale)
 
 

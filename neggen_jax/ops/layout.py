@@ -120,6 +120,11 @@ class Entries:
         return counts.reshape(shards, shards)
 
 
+def numbered(count: int) -> bool:
+    """Whether entries that are so many have numbers."""
+    return count <= _NUMBERED
+
+
 def compress(
     entries: Entries, counts: np.ndarray, own: list[int], native: bool
 ) -> Rows:
@@ -144,7 +149,7 @@ def compress(
     columns = np.zeros(space, np.int32)
     rows = np.full(space, height - 1, np.int32)
     weights = np.zeros(space, np.float32)
-    edges = np.full(space, total, np.int32) if total <= _NUMBERED else None
+    edges = np.full(space, total, np.int32) if numbered(total) else None
     first = np.full(shards, -1)
     first[own] = np.arange(len(own)) * blocks
     filled = np.zeros(sizes.size, np.int64)

@@ -11,6 +11,7 @@ is its answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import flax.struct
@@ -91,6 +92,41 @@ def make_positives(
         count=len(items),
         num_items=num_items,
         depth=int(degree.max()).bit_length(),
+        mesh=partition.mesh,
+        axis=partition.rules["user"],
+    )
+
+
+def abstract_positives(
+    count: int,
+    num_users: int,
+    num_items: int,
+    partition: Partition,
+    *,
+    longest: int,
+    skew: float = 1.0,
+) -> Positives:
+    """The shapes of what `make_positives` makes.
+
+    Args:
+      count: of the pairs.
+      num_users: that have a row.
+      num_items: that exist.
+      partition: the mesh.
+      longest: positives of the user who has most.
+      skew: pairs of the fullest shard over those of the mean one, which every
+        shard is padded to; a single shard has none.
+    """
+    shards = partition.shards("user")
+    size = partition.padded(num_users, "user") // shards
+    width = max(1, math.ceil(count / shards * (skew if shards > 1 else 1)))
+    fits_int32(width, "positives")
+    return Positives(
+        indptr=partition.abstract((shards, size + 1), np.int32, "user"),
+        items=partition.abstract((shards, width), np.int32, "user"),
+        count=count,
+        num_items=num_items,
+        depth=longest.bit_length(),
         mesh=partition.mesh,
         axis=partition.rules["user"],
     )

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.struct
@@ -30,7 +31,15 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from neggen_jax.errors import InputError
-from neggen_jax.ops.layout import Array, Entries, Rows, Weigh, compress
+from neggen_jax.ops.layout import (
+    Array,
+    Entries,
+    Rows,
+    Weigh,
+    compress,
+    numbered,
+)
+from neggen_jax.ops.positives import fits_int32
 from neggen_jax.partition import Partition
 
 
@@ -95,18 +104,65 @@ def make_graph(
     )
 
 
+def abstract_graph(
+    count: int,
+    shape: tuple[int, int],
+    partition: Partition,
+    axis: str = "edge",
+    *,
+    skew: float = 1.0,
+) -> Graph:
+    """The shapes of what `make_graph` makes.
+
+    Args:
+      count: of the entries.
+      shape: rows and columns, both multiples of `partition.shards(axis)`.
+      partition: where the shards go, and by which exchange they multiply.
+      axis: logical axis of the shards.
+      skew: entries of the fullest shard, or block of the ring, over those of
+        the mean one, which all are padded to; a single shard has none.
+    """
+    shards = partition.shards(axis)
+    (mesh_axis,) = partition.spec(axis)
+    blocks, native = _blocks(partition, shards)
+    mean = count / shards / blocks
+    room = max(1, math.ceil(mean * (skew if shards > 1 else 1)))
+    fits_int32(room, "edges")
+
+    def rows(height: int) -> Rows:
+        def of(size: int, dtype: Any = np.int32) -> Any:
+            return partition.abstract((shards, blocks, size), dtype, axis)
+
+        return Rows(
+            columns=of(room),
+            rows=of(room),
+            weights=of(room, np.float32),
+            edges=of(room) if numbered(count) else None,
+            indptr=of(height // shards + 1) if native else None,
+            height=height // shards,
+        )
+
+    return Graph(rows(shape[0]), rows(shape[1]), partition.mesh, mesh_axis)
+
+
+def _blocks(partition: Partition, shards: int) -> tuple[int, bool]:
+    """Blocks of each shard, and whether the native kernel multiplies them."""
+    # On one shard there is nothing to exchange.
+    ring = partition.exchange == "ring" and shards > 1
+    on_cpu = partition.mesh.devices.flat[0].platform == "cpu"
+    return shards if ring else 1, on_cpu and not ring
+
+
 def _lay_out(
     entries: Entries, counts: np.ndarray, partition: Partition, axis: str
 ) -> Rows:
     """One orientation, on the devices."""
     shards = len(counts)
-    # On one shard there is nothing to exchange.
-    ring = partition.exchange == "ring" and shards > 1
-    if not ring:
+    blocks, native = _blocks(partition, shards)
+    if blocks == 1:
         counts = counts.sum(axis=1, keepdims=True)
-    on_cpu = partition.mesh.devices.flat[0].platform == "cpu"
     own = partition.mine(shards, axis)
-    host = compress(entries, counts, own.tolist(), native=on_cpu and not ring)
+    host = compress(entries, counts, own.tolist(), native)
     return jax.tree.map(lambda v: partition.join(v, own, shards, axis), host)
 
 
