@@ -277,9 +277,7 @@ class Program:
             if each.opcode in ("gather", "dynamic-slice") and first:
                 # Row by row, again and again if need be.
                 used += sum(a.bare for a in each.arrays)
-            elif each.opcode in _IN_PLACE and first:
-                continue
-            elif each.opcode == "tuple":
+            elif each.opcode == "tuple" or (each.opcode in _IN_PLACE and first):
                 continue
             elif each.opcode in ("bitcast", "reshape"):
                 used += self._used(inside, each.name, whole)
