@@ -93,12 +93,28 @@ class Program:
                 found = instruction(line)
                 if found:
                     here[found.name] = found
+        self._join()
         self.parameters = tuple(
             array
             for each in self.computations.get(self.entry, {}).values()
             if each.opcode == "parameter"
             for array in each.arrays
         )
+
+    def _join(self) -> None:
+        """Leaves one of each collective that goes on while others compute.
+
+        TPUs thread it through fusions, each of which names it again.
+        """
+        known: set[str] = set()
+        for here in self.computations.values():
+            for name, each in here.items():
+                channel = each.attribute(r"channel_id=(\d+)")
+                again = each.opcode in COLLECTIVES and channel in known
+                if again or "AsyncCollectiveDone" in each.rest:
+                    here[name] = dataclasses.replace(each, opcode="bitcast")
+                if channel and each.opcode in COLLECTIVES:
+                    known.add(channel)
 
     def count(self) -> Counts:
         """What one run does; of a loop of open length, one round."""
@@ -261,7 +277,7 @@ class Program:
             if each.opcode in ("gather", "dynamic-slice") and first:
                 # Row by row, again and again if need be.
                 used += sum(a.bare for a in each.arrays)
-            elif each.opcode in _IN_PLACE and first:
+            elif each.opcode == "tuple" or (each.opcode in _IN_PLACE and first):
                 continue
             elif each.opcode in ("bitcast", "reshape"):
                 used += self._used(inside, each.name, whole)

@@ -166,3 +166,39 @@ def test_the_largest_arrays_are_named_by_where_they_come_from():
     found = program(run, ((N, N), jnp.float32)).largest(4 * N**2)
     assert found[0][0] == 4 * N**2
     assert any("outer" in origin for *_, origin in found)
+
+
+THREADED = """HloModule m
+
+%start (p: f32[64]) -> (f32[64], f32[256]) {
+  %p = f32[64]{0} parameter(0)
+  %g.1 = f32[256]{0} all-gather(%p), channel_id=4, replica_groups=[1,4]<=[4]
+  ROOT %c = (f32[64]{0}, f32[256]{0}) custom-call(%g.1), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%beside (p: f32[64], q: f32[8]) -> (f32[8], f32[64]) {
+  %p = f32[64]{0} parameter(0)
+  %g.2 = f32[256]{0} all-gather(%p), channel_id=4, replica_groups=[1,4]<=[4]
+  %q = f32[8]{0} parameter(1)
+  %n = f32[8]{0} negate(%q)
+  ROOT %t = (f32[8]{0}, f32[64]{0}) tuple(%n, %p)
+}
+
+ENTRY %main (x: f32[64], y: f32[8]) -> f32[8] {
+  %x = f32[64]{0} parameter(0)
+  %y = f32[8]{0} parameter(1)
+  %s = (f32[64]{0}, f32[256]{0}) fusion(%x), kind=kCustom, calls=%start
+  %b = (f32[8]{0}, f32[64]{0}) fusion(%x, %y), kind=kCustom, calls=%beside
+  ROOT %r = f32[8]{0} get-tuple-element(%b), index=0
+}
+"""
+
+
+def test_a_collective_that_runs_beside_others_counts_once():
+    """As TPUs write it: every fusion it runs beside names it again."""
+    counts = hlo.Program(THREADED).count()
+    assert counts.collectives == {"all-gather": 256 * 4 * 3 / 4}
+    # What it reads and writes, and eight numbers read and written.
+    assert counts.bytes == 4 * (64 + (64 + 256)) + 2 * 4 * 8
+    assert counts.flops == 8
