@@ -4,7 +4,7 @@
     python launch/plan.py --config=configs/baseline.py:lightgcn \
         --topology=v5e:4x4 --users=1e7 --items=1e6 --interactions=2e8 \
         --config.mesh.model=16
-    python launch/plan.py --plans=docs/plans.toml --output=plans.json
+    python launch/plan.py --plans=docs/plans.toml --table=docs/plans.md
 
 Compiles the real programs for the pod's chips and prints memory, work and a
 roofline of one device; --topology may be given several times. --plans reads
@@ -48,6 +48,7 @@ _SEARCH = flags.DEFINE_bool(
 )
 _PLANS = flags.DEFINE_string("plans", None, "TOML file with several plans.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_TABLE = flags.DEFINE_string("table", None, "Markdown file to write.")
 
 _KEYS = ("config", "topology", "users", "items", "interactions")
 _NUMBERS = ("alternatives", "skew", "longest")
@@ -83,6 +84,8 @@ def main(argv: list[str]) -> None:
             )
     if len(plans) > 1:
         print(plan_report.markdown(plans))
+    if _TABLE.value:
+        pathlib.Path(_TABLE.value).write_text(plan_report.page(plans))
 
 
 def _from_flags() -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ a data sheet.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neggen_jax.config import flatten
@@ -206,6 +206,10 @@ _COLUMNS = (
     ("pod", lambda p: str(p.case.topology)),
     ("mesh", lambda p: "x".join(map(str, p.mesh.values()))),
     (
+        "tables, exchange",
+        lambda p: f"{p.case.config.mesh.tables}, {p.case.config.mesh.exchange}",
+    ),
+    (
         "users x items x interactions",
         lambda p: " x ".join(
             _count(n) for n in (p.case.users, p.case.items, p.case.interactions)
@@ -256,6 +260,21 @@ def markdown(plans: Iterable[Plan]) -> str:
     rows = [[name for name, _ in _COLUMNS], ["---"] * len(_COLUMNS)]
     rows += [[cell(plan) for _, cell in _COLUMNS] for plan in plans]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def page(plans: Sequence[Plan]) -> str:
+    """The table of `markdown` as a page that says what it is."""
+    compilers = sorted({plan.measured_by for plan in plans})
+    made = "libtpu" if compilers == ["tpu"] else "the CPU's compiler"
+    return f"""# Plans
+
+What runs would need of one device, as `launch/plan.py` says: programs compiled
+by {made}, from shapes alone. Memory is the compiler's, bytes and arithmetic are
+counted in the compiled program, times are the least that a data sheet allows.
+Every host also reads all train interactions, 8 bytes each.
+
+{markdown(plans)}
+"""
 
 
 def as_json(plan: Plan, tried: Tried) -> dict[str, Any]:

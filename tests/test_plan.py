@@ -207,13 +207,19 @@ longest = 15
 def test_the_command_prints_a_table_of_plans(tmp_path):
     (tmp_path / "plans.toml").write_text(PLANS)
     output = tmp_path / "plans.json"
+    table = tmp_path / "plans.md"
     done = call(
-        "plan", f"--plans={tmp_path / 'plans.toml'}", f"--output={output}"
+        "plan",
+        f"--plans={tmp_path / 'plans.toml'}",
+        f"--output={output}",
+        f"--table={table}",
     )
     assert done.returncode == 0, done.stderr
+    assert "the CPU's compiler" in table.read_text()
     rows = [r for r in done.stdout.splitlines() if r.startswith("| baseline")]
     assert [row.split(" | ")[2] for row in rows] == ["1x1", "1x2"]
     assert all(row.endswith("| yes |") for row in rows)
+    assert all(row in table.read_text() for row in rows)
     one, two = json.loads(output.read_text())
     assert one["fits"] is two["fits"] is True
     assert two["programs"]["train"]["counts"]["collectives"]
