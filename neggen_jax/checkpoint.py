@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from neggen_jax import hosts
@@ -148,12 +149,11 @@ class Checkpoints:
 
     def _learn_bests(self) -> None:
         """Reads what earlier processes knew when they saved."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         for step in self._manager.all_steps():
             if step not in self._keep.best:
                 try:
-                    seal = self._manager.restore(step, args=args).meta
-                    self._keep.best[step] = seal["meta"]["best_step"]
+                    meta = self._seal(step)["meta"]
+                    self._keep.best[step] = meta["best_step"]
                 except Exception:
                     # A damaged one: it says so when it is to be restored.
                     self._keep.best[step] = None
@@ -191,6 +191,8 @@ class Checkpoints:
           InputError: if it is missing, damaged, or of another shape; without
             `step`, if all are.
         """
+        # What is still being written is none yet.
+        self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps or step not in [None, *steps]:
             raise InputError(
@@ -215,16 +217,17 @@ class Checkpoints:
         raise damaged[0][1]
 
     def _read(self, abstract: State, step: int) -> tuple[State, dict[str, Any]]:
-        args = ocp.args.Composite(
-            # Tables may have other padding, all zeros, on another mesh.
-            state=ocp.args.StandardRestore(abstract, strict=False),
-            meta=ocp.args.JsonRestore(),
-        )
         problem: Exception | None = None
         try:
-            found = self._manager.restore(step, args=args)
-            state, meta = found.state, found.meta["meta"]
-            checksum = found.meta["checksum"]
+            # Not by the manager: there all processes wait for each other
+            # without end, also for one that cannot read its part.
+            state = ocp.StandardCheckpointHandler().restore(
+                epath.Path(self.directory) / str(step) / "state",
+                # Tables may have other padding, all zeros, on another mesh.
+                args=ocp.args.StandardRestore(abstract, strict=False),
+            )
+            seal = self._seal(step)
+            meta, checksum = seal["meta"], seal["checksum"]
         except Exception as error:
             problem = error
         # What one process cannot read, none may go on from.
@@ -242,6 +245,14 @@ class Checkpoints:
                 "trains again from the start",
             ) from problem
         return state, meta
+
+    def _seal(self, step: int) -> dict[str, Any]:
+        """What the host knew when it saved, and the checksum of it all."""
+        return dict(
+            ocp.JsonCheckpointHandler().restore(
+                epath.Path(self.directory) / str(step) / "meta"
+            )
+        )
 
     def _set_aside(self, damaged: int, instead: int, error: InputError) -> None:
         """Goes on from another step, and says so."""

@@ -104,10 +104,21 @@ class Program:
     def _join(self) -> None:
         """Leaves one of each collective that goes on while others compute.
 
-        TPUs thread it through fusions, each of which names it again.
+        TPUs thread it through fusions, each of which names it again. Outside
+        of them the same channel may well stand several times: a loop that was
+        unrolled has all its rounds.
         """
+        fused = {
+            called
+            for here in self.computations.values()
+            for each in here.values()
+            if each.opcode == "fusion"
+            for called in each.calls
+        }
         known: set[str] = set()
-        for here in self.computations.values():
+        for computation, here in self.computations.items():
+            if computation not in fused:
+                continue
             for name, each in here.items():
                 channel = each.attribute(r"channel_id=(\d+)")
                 again = each.opcode in COLLECTIVES and channel in known

@@ -66,7 +66,13 @@ def start(address: str, count: int, index: int) -> None:
     # Between processes without accelerators; with them it is not read.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(initialization_timeout=PATIENCE, **given)
+        jax.distributed.initialize(
+            initialization_timeout=PATIENCE,
+            # Where one has failed the others cannot leave in order, and JAX
+            # would have them wait for five minutes.
+            shutdown_timeout_seconds=30,
+            **given,
+        )
     except (ValueError, RuntimeError) as error:
         raise InputError(
             "The processes did not find each other.",
@@ -93,7 +99,8 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
       What `work` returned, in process 0; None elsewhere.
 
     Raises:
-      InputError: that of `work`, in all processes.
+      InputError: that of `work`, in all processes; for any other exception
+        of it, one that tells the others.
     """
     if jax.process_count() == 1:
         return work()
@@ -108,8 +115,11 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
         return None
     try:
         result = work()
-    except InputError as error:
-        told = {k: str(v) for k in _TOLD if (v := getattr(error, k))}
+    except Exception as error:
+        told = {"problem": f"Process 0 failed in: {name}."}
+        told["found"] = f"{type(error).__name__}: {_first_line(error)}"
+        if isinstance(error, InputError):
+            told = {k: str(v) for k in _TOLD if (v := getattr(error, k))}
         _client().key_value_set(key, json.dumps(told))
         raise
     _client().key_value_set(key, "done")

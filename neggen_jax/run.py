@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from neggen_jax import check, evaluate, optimizer, recommender
+from neggen_jax import check, evaluate, hosts, optimizer, recommender
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.config import flatten
@@ -372,5 +372,8 @@ def evaluate_state(
     if directory is not None:
         columns: dict[str, Any] = evaluate.accuracy(ranked, cutoffs)
         path = directory / f"per_user_{split}.npz"
-        np.savez_compressed(path, users=ranked.users, **columns)
+        hosts.lead(
+            path.name,
+            lambda: np.savez_compressed(path, users=ranked.users, **columns),
+        )
     return evaluate.report(ranked, run.catalog, split, cutoffs, run.categories)

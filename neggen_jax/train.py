@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import itertools
+import json
 import os
 import pathlib
 import resource
@@ -95,8 +96,12 @@ def _train_and_evaluate(
                 state, progress
             )
         elif finished.exists():
-            if not (directory / "plots").exists():
-                hosts.lead("plots", lambda: report.plot_run(directory))
+
+            def plot():
+                if not (directory / "plots").exists():
+                    report.plot_run(directory)
+
+            hosts.lead("plots", plot)
             return read_json(finished)
         preemption.saved = checkpoints.latest
         _, saved = checkpoints.restore(abstract, checkpoints.latest)
@@ -111,7 +116,8 @@ def _train_and_evaluate(
                 report.plot_run(directory)
 
         hosts.lead("results", tell)
-    return read_json(finished)
+    # Not from the file, which elsewhere may not be seen yet.
+    return json.loads(json.dumps(results))
 
 
 @dataclasses.dataclass
@@ -247,6 +253,7 @@ class Trainer:
             if waiting:
                 self._tell(waiting.pop(0), dispatch)
                 dispatch += 1
+                alive()
         if dispatch < end:
             raise Stopped
         if whole:
@@ -358,7 +365,7 @@ def _results(
             run,
             state,
             split,
-            directory=directory if hosts.first() else None,
+            directory=directory,
             heed=preemption.heed,
         )
     metric, _ = balance.metric(run)

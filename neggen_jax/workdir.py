@@ -157,12 +157,14 @@ class Log:
     def __init__(
         self, directory: pathlib.Path, step: int, evaluated: bool = True
     ):
+        self._quiet = not hosts.first()
+        self._path = directory / "metrics.jsonl"
+        hosts.lead("metrics", lambda: self._open(step, evaluated))
+
+    def _open(self, step: int, evaluated: bool) -> None:
         from tensorboardX import SummaryWriter
 
-        self._quiet = not hosts.first()
-        if self._quiet:
-            return
-        self._path = directory / "metrics.jsonl"
+        directory = self._path.parent
         with writing(directory):
             kept = [
                 text

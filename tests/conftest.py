@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 
 # Before anything imports jax.
@@ -20,6 +22,10 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# A shell's background jobs ignore SIGINT, and so would all that tests start.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax

@@ -202,3 +202,20 @@ def test_a_collective_that_runs_beside_others_counts_once():
     # What it reads and writes, and eight numbers read and written.
     assert counts.bytes == 4 * (64 + (64 + 256)) + 2 * 4 * 8
     assert counts.flops == 8
+
+
+UNROLLED = """HloModule m
+
+ENTRY %main (x: f32[64]) -> f32[64] {
+  %x = f32[64]{0} parameter(0)
+  %a = f32[64]{0} collective-permute(%x), channel_id=4, \
+source_target_pairs={{0,1},{1,0}}
+  ROOT %b = f32[64]{0} collective-permute(%a), channel_id=4, \
+source_target_pairs={{0,1},{1,0}}
+}
+"""
+
+
+def test_the_rounds_of_an_unrolled_loop_all_count():
+    counts = hlo.Program(UNROLLED).count()
+    assert counts.collectives == {"collective-permute": 2 * 4 * 64}
