@@ -53,20 +53,25 @@ for ((i = 0; i < processes; i++)); do
   "${command[@]}" &
   children+=("$!")
 done
+# Looked at again and again: `wait -n` forgets one of two that end at once.
 status=0
 while ((${#children[@]})); do
-  one=0
-  wait -n -p done_pid "${children[@]}" || one=$?
-  # A signal interrupts the wait, and no process has ended: it is unset.
-  [[ ${done_pid:-} ]] || continue
-  rest=()
+  sleep 0.2 &
+  # A signal interrupts it.
+  wait "$!" || true
+  failed='' rest=()
   for child in "${children[@]}"; do
-    [[ $child == "$done_pid" ]] || rest+=("$child")
+    one=0
+    if kill -0 "$child" 2>/dev/null; then
+      rest+=("$child")
+    else
+      wait "$child" || one=$?
+    fi
+    if ((one && !status)); then
+      status=$one failed=1
+    fi
   done
   children=("${rest[@]+"${rest[@]}"}")
-  if ((one && !status)); then
-    status=$one
-    stop
-  fi
+  [[ ! $failed ]] || stop
 done
 exit "$status"
