@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from neggen_jax.adjacency import Index, ordered
 from neggen_jax.data.counterfactuals import Counterfactuals, Rewritten
 from neggen_jax.errors import InputError
 
@@ -42,7 +43,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interactions:
-    """Columns of one split, in the order in which they were recorded.
+    """Columns of one split; sorted by user and then item, once validated.
 
     Attributes:
       users: int32 `[n]`, in `[0, num_users)`.
@@ -57,6 +58,18 @@ class Interactions:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def sorted(self) -> Interactions:
+        """The same, by user and then item."""
+        if ordered(self.users, self.items):
+            return self
+        order = np.lexsort((self.items, self.users))
+        times = self.timestamps
+        return Interactions(
+            self.users[order],
+            self.items[order],
+            None if times is None else times[order],
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +131,8 @@ class Catalog:
       user_ids: the source's own user identifiers, or None if they are the
         indices themselves.
       counterfactuals: of the items, when a set of them was asked for.
+      indexed: the train interactions sorted both ways, where that was done
+        before; see `index`.
     """
 
     name: str
@@ -128,11 +143,25 @@ class Catalog:
     records: ItemRecords | None = None
     user_ids: list[str] | None = None
     counterfactuals: Counterfactuals | None = None
+    indexed: Index | None = None
 
     @property
     def train(self) -> Interactions:
         """The interactions that may be learned from."""
         return self.splits["train"]
+
+    @functools.cached_property
+    def index(self) -> Index:
+        """The train interactions by user and by item.
+
+        They are called by their positions in `train`.
+        """
+        if self.indexed is not None:
+            return self.indexed
+        train = self.train
+        return Index.make(
+            train.users, train.items, self.num_users, self.num_items
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -170,13 +199,13 @@ class Catalog:
 
     def popularity(self) -> np.ndarray:
         """Number of train interactions of each item, int64 `[num_items]`."""
-        return np.bincount(self.train.items, minlength=self.num_items)
+        return self.index.by_item.degrees
 
     def validate(self) -> Catalog:
         """Checks every rule that the rest of the package relies on.
 
         Returns:
-          The catalogue itself.
+          The catalogue itself; with its interactions sorted, if they are not.
 
         Raises:
           InputError: naming the first rule that does not hold, and where.
@@ -196,7 +225,10 @@ class Catalog:
             _validate_records(self)
         if self.counterfactuals is not None:
             self.counterfactuals.validate(self.num_items)
-        return self
+        splits = {name: part.sorted() for name, part in self.splits.items()}
+        if all(splits[name] is part for name, part in self.splits.items()):
+            return self
+        return dataclasses.replace(self, splits=splits)
 
 
 def _raw(column: np.ndarray, dtype: type) -> memoryview:

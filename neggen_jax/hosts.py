@@ -93,10 +93,11 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
 
     Args:
       name: of what is done, for the error if it is not.
-      work: called by process 0 alone.
+      work: called by process 0 alone; what it returns, JSON can hold.
 
     Returns:
-      What `work` returned, in process 0; None elsewhere.
+      What `work` returned, in all processes; through JSON where it comes from
+      another one.
 
     Raises:
       InputError: that of `work`, in all processes; for any other exception
@@ -110,19 +111,21 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
             said = _client().blocking_key_value_get(key, PATIENCE * 1000)
         except jax.errors.JaxRuntimeError as error:
             raise _missing(name, error) from error
-        if said != "done":
-            raise InputError(**json.loads(said))
-        return None
+        told = json.loads(said)
+        if "problem" in told:
+            raise InputError(**told)
+        return told["result"]
     try:
         result = work()
+        told = json.dumps({"result": result})
     except Exception as error:
-        told = {"problem": f"Process 0 failed in: {name}."}
-        told["found"] = f"{type(error).__name__}: {_first_line(error)}"
+        refusal = {"problem": f"Process 0 failed in: {name}."}
+        refusal["found"] = f"{type(error).__name__}: {_first_line(error)}"
         if isinstance(error, InputError):
-            told = {k: str(v) for k in _TOLD if (v := getattr(error, k))}
-        _client().key_value_set(key, json.dumps(told))
+            refusal = {k: str(v) for k in _TOLD if (v := getattr(error, k))}
+        _client().key_value_set(key, json.dumps(refusal))
         raise
-    _client().key_value_set(key, "done")
+    _client().key_value_set(key, told)
     return result
 
 

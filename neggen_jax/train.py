@@ -76,7 +76,7 @@ def _train_and_evaluate(
     preemption.heed()
     directory = pathlib.Path(workdir)
     # Only now: whatever is wrong with config or data leaves no workdir.
-    hosts.lead("claim", lambda: claim(directory, config, run.catalog))
+    hosts.lead("claim", lambda: str(claim(directory, config, run.catalog)))
     finished = directory / "results.json"
     with Checkpoints(directory, config.train.keep) as checkpoints:
         progress = Meta()
