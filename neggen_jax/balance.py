@@ -142,8 +142,10 @@ def _bereft(catalog: Catalog, modality: str) -> Catalog:
         # Vectors that are not described are not read.
         gone = _absent(made.modalities[modality], "described", "present")
         rest = {**made.modalities, modality: gone}
-        made = dataclasses.replace(made, modalities=rest)
-    return dataclasses.replace(catalog, features=features, counterfactuals=made)
+        made = dataclasses.replace(made, modalities=rest, verified="")
+    return dataclasses.replace(
+        catalog, features=features, counterfactuals=made, verified=""
+    )
 
 
 def _absent(part: Any, *fields: str) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.adjacency import Index, ordered
+from neggen_jax.adjacency import Adjacency, Index, ordered
 from neggen_jax.data.counterfactuals import Counterfactuals, Rewritten
 from neggen_jax.errors import InputError
 
@@ -50,11 +50,14 @@ class Interactions:
       items: int32 `[n]`, in `[0, num_items)`.
       timestamps: int64 `[n]`, or None where the source has none. The unit is
         the source's (seconds, days or a bare order).
+      offsets: int64 `[num_users + 1]`, where each user's begin; None where
+        nobody has looked yet.
     """
 
     users: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray | None = None
+    offsets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -133,6 +136,7 @@ class Catalog:
       counterfactuals: of the items, when a set of them was asked for.
       indexed: the train interactions sorted both ways, where that was done
         before; see `index`.
+      verified: the fingerprint, where somebody else has found it.
     """
 
     name: str
@@ -144,6 +148,7 @@ class Catalog:
     user_ids: list[str] | None = None
     counterfactuals: Counterfactuals | None = None
     indexed: Index | None = None
+    verified: str = ""
 
     @property
     def train(self) -> Interactions:
@@ -163,6 +168,16 @@ class Catalog:
             train.users, train.items, self.num_users, self.num_items
         )
 
+    def by_user(self, split: str) -> Adjacency:
+        """The interactions of a split by user.
+
+        They are called by their positions in it.
+        """
+        part = self.splits[split]
+        if part.offsets is not None:
+            return Adjacency(part.offsets, part.items)
+        return Adjacency.make(part.users, part.items, self.num_users)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest of everything that training and evaluation can see.
@@ -171,6 +186,8 @@ class Catalog:
         the records, which no training step reads. Counterfactuals have a
         fingerprint of their own.
         """
+        if self.verified:
+            return self.verified
         digest = hashlib.sha256()
         digest.update(
             json.dumps([int(self.num_users), int(self.num_items)]).encode()
@@ -228,7 +245,7 @@ class Catalog:
         splits = {name: part.sorted() for name, part in self.splits.items()}
         if all(splits[name] is part for name, part in self.splits.items()):
             return self
-        return dataclasses.replace(self, splits=splits)
+        return dataclasses.replace(self, splits=splits, indexed=None)
 
 
 def _raw(column: np.ndarray, dtype: type) -> memoryview:

@@ -6,9 +6,11 @@ generation and evaluation begin here (`load`). Layout of a directory:
     catalog.json        what this is: format version, name, sizes, source,
                         fingerprint, shards, image root. Written last: a
                         directory without it is not complete
+    pairs/              the interactions by user, and by item, as arrays;
+                        see data/pairs.py
     dataset_info.json, features.json, <name>-<split>.tfrecord-*
-                        the interactions, as a TFDS dataset with the splits
-                        train, valid and test
+                        the interactions once more, as a TFDS dataset with
+                        the splits train, valid and test
     items/              the items' records, as a second TFDS dataset: id,
                         title, text, attributes (name, value), image path
     users/              the users' own identifiers, where the source has any:
@@ -22,13 +24,14 @@ generation and evaluation begin here (`load`). Layout of a directory:
 
 One record of the interactions is a block of up to 65,536 of them, and each
 of its columns (users and items int32, timestamps int64, or empty where there
-are none) is the plain bytes of a little-endian array. Reading a block is
-therefore one copy a column: `tfds.builder_from_directory(DIR)` opens the
-directory for everybody else's tools, and `load` needs NumPy alone.
+are none) is the plain bytes of a little-endian array.
+`tfds.builder_from_directory(DIR)` opens the directory for everybody else's
+tools; `load` maps arrays, and needs NumPy alone.
 
 The fingerprint in catalog.json covers what training sees, and is checked by
-every `load`; digests cover the items' and users' records. A directory appears
-whole or not at all: it is written beside its place, read back, and renamed.
+every `load` that is not told that another process does; digests cover the
+rest. A directory appears whole or not at all: it is written beside its place,
+read back, and renamed.
 """
 
 from __future__ import annotations
@@ -45,12 +48,19 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.catalog import SPLITS, Catalog, Features, ItemRecords
+from neggen_jax.adjacency import Index
+from neggen_jax.catalog import (
+    SPLITS,
+    Catalog,
+    Features,
+    Interactions,
+    ItemRecords,
+)
 from neggen_jax.data import counterfactuals as rewritten
-from neggen_jax.data import directories, tables
+from neggen_jax.data import directories, pairs, tables
 from neggen_jax.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 _CATALOG = "catalog.json"
 _FIELDS = {
     "name": str,
@@ -68,7 +78,7 @@ _FIELDS = {
 # Counterfactuals are not among it: they may have taken days to generate.
 _OURS = re.compile(
     r"(catalog|dataset_info|features)\.json|truth\.npz|.+\.tfrecord-\d+"
-    r"|items|users|features|images"
+    r"|pairs|items|users|features|images"
 )
 _FIX = "prepare the dataset directory again with launch/prepare.py"
 
@@ -118,6 +128,7 @@ def write(
     name = _snake_case(catalog.name)
     try:
         files = tables.write_interactions(catalog.splits, directory, name)
+        files["pairs"] = pairs.write(catalog, directory)
         if catalog.records is not None:
             path = directory / "items"
             files["items"] = tables.write_items(catalog.records, path, name)
@@ -140,6 +151,7 @@ def load(
     *,
     records: bool = False,
     counterfactuals: str | None = None,
+    trust: bool = False,
 ) -> Catalog:
     """Reads a dataset directory.
 
@@ -148,9 +160,13 @@ def load(
       records: also read the items' records and the users' own identifiers,
         which training does not need.
       counterfactuals: name of the set of them to read also.
+      trust: do not read everything to see whether it was changed; where
+        several processes load the same directory, one of them that does is
+        enough.
 
     Returns:
-      The catalogue. Feature vectors are mapped, not copied, into memory.
+      The catalogue. Interactions and vectors are mapped, not copied, into
+      memory.
 
     Raises:
       InputError: if the directory is missing, incomplete, of another format,
@@ -159,12 +175,8 @@ def load(
     """
     directory = Path(directory).absolute()
     known = describe(directory)
-    splits = {}
-    for split in SPLITS:
-        paths = [directory / name for name in known["files"].get(split, ())]
-        timed = split in known["timestamps"]
-        splits[split] = tables.read_interactions(paths, timed)
-        _check_count(directory, split, known, len(splits[split]))
+    splits, index = pairs.read(directory, known["timestamps"], _read_array)
+    _check_shapes(directory, known, splits, index)
     features = {
         modality: _read_features(directory / "features", modality)
         for modality in known["modalities"]
@@ -177,7 +189,11 @@ def load(
     made = None
     if counterfactuals is not None:
         made = rewritten.read(
-            directory, counterfactuals, known["num_items"], items_digest(known)
+            directory,
+            counterfactuals,
+            known["num_items"],
+            items_digest(known),
+            trust,
         )
     catalog = Catalog(
         name=known["name"],
@@ -188,7 +204,12 @@ def load(
         records=items,
         user_ids=users,
         counterfactuals=made,
+        indexed=index,
+        verified=known["fingerprint"] if trust else "",
     )
+    if trust:
+        return catalog
+    _intact(directory, known["files"]["pairs"])
     if catalog.fingerprint != known["fingerprint"]:
         raise _changed(_culprit(directory, catalog))
     return catalog
@@ -371,18 +392,33 @@ def _intact(directory: Path, files: Mapping[str, str]) -> list[Path]:
     return paths
 
 
-def _check_count(
-    directory: Path, split: str, known: Mapping[str, Any], found: int
+def _check_shapes(
+    directory: Path,
+    known: Mapping[str, Any],
+    splits: Mapping[str, Interactions],
+    index: Index,
 ) -> None:
-    expected = known["counts"].get(split)
-    if found != expected:
-        raise InputError(
-            f"The split {split!r} is not as long as {_CATALOG} says.",
-            where=directory,
-            expected=f"{expected} interactions",
-            found=f"{found} interactions",
-            fix=_FIX,
-        )
+    """Refuses arrays of other lengths than catalog.json tells."""
+    users, items = known["num_users"], known["num_items"]
+    counts = known["counts"]
+    expected: dict[str, tuple[np.ndarray | None, Any]] = {
+        "by_item.offsets": (index.by_item.offsets, items + 1),
+        "by_item.users": (index.by_item.ends, counts.get("train")),
+        "by_item.numbers": (index.by_item.numbers, counts.get("train")),
+    }
+    for split, part in splits.items():
+        for name in ("users", "items", "timestamps"):
+            expected[f"{split}.{name}"] = getattr(part, name), counts.get(split)
+        expected[f"{split}.offsets"] = part.offsets, users + 1
+    for name, (array, length) in expected.items():
+        if array is not None and array.shape != (length,):
+            raise InputError(
+                f"An array is not as long as {_CATALOG} says.",
+                where=directory / pairs.FOLDER / f"{name}.npy",
+                expected=length,
+                found=array.shape,
+                fix=_FIX,
+            )
 
 
 def _culprit(directory: Path, catalog: Catalog) -> Path:

@@ -1,7 +1,8 @@
 """Interactions, item records and user identifiers as record files.
 
 The three TFDS datasets of a dataset directory (`data/store.py` has the
-layout), written through `data/records.py` and read back with NumPy alone.
+layout), written through `data/records.py`; the last two are read back, with
+NumPy alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 
 from neggen_jax.catalog import SPLITS, Interactions, ItemRecords
 from neggen_jax.data import records
-from neggen_jax.errors import InputError
 
 BLOCK = 65_536  # interactions, or users, in one record
 _BLOCKS_PER_FILE = 128  # about 128 MiB
@@ -40,37 +40,6 @@ def write_interactions(
     }
     blocks = {split: _blocks(splits[split]) for split in SPLITS}
     return records.write(directory, name, features, blocks, _BLOCKS_PER_FILE)
-
-
-def read_interactions(paths: Sequence[Path], timed: bool) -> Interactions:
-    """Reads one split.
-
-    Args:
-      paths: its files.
-      timed: whether it has timestamps.
-
-    Raises:
-      InputError: if a file is missing, damaged, or holds something else.
-    """
-    dtypes = {
-        name: np.dtype(dtype)
-        for name, dtype in _COLUMNS.items()
-        if timed or name != "timestamps"
-    }
-    # Room for all that the files could hold, so that every value is copied
-    # once. What is not used of it is never touched, hence never allocated.
-    size = sum(path.stat().st_size for path in paths if path.exists())
-    room = size // sum(dtype.itemsize for dtype in dtypes.values())
-    columns = {name: np.empty(room, dtype) for name, dtype in dtypes.items()}
-    rows = 0
-    for path in paths:
-        for record in records.read(path):
-            block = _decode(record, dtypes, path)
-            end = rows + len(block["users"])
-            for name, column in columns.items():
-                column[rows:end] = block[name]
-            rows = end
-    return Interactions(**{n: column[:rows] for n, column in columns.items()})
 
 
 def write_items(items: ItemRecords, directory: Path, name: str) -> list[Path]:
@@ -162,29 +131,6 @@ def _blocks(part: Interactions) -> Iterator[dict[str, np.ndarray]]:
             rows = [] if column is None else column[start : start + BLOCK]
             block[name] = np.asarray(rows, dtype)
         yield block
-
-
-def _decode(
-    record: bytes, dtypes: Mapping[str, np.dtype], path: Path
-) -> dict[str, np.ndarray]:
-    """The columns of a block, without a copy."""
-    block = records.parse(record, path)
-    try:
-        columns = {
-            name: np.frombuffer(block[name][0], dtype)
-            for name, dtype in dtypes.items()
-        }
-    except (KeyError, IndexError, TypeError, ValueError):
-        columns = {}
-    if len({len(column) for column in columns.values()}) != 1:
-        raise InputError(
-            "A record is not a block of interactions.",
-            where=path,
-            expected=f"columns {', '.join(dtypes)} of one length",
-            found=f"columns {', '.join(block)}",
-            fix="prepare the dataset directory again",
-        )
-    return columns
 
 
 def _texts(record: bytes, path: Path) -> dict[str, list[str]]:
