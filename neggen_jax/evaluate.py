@@ -88,22 +88,19 @@ class Ranker:
             )
         self.partition, self.k = partition, k
         self.catalog, self.split = catalog, split
-        heldout = catalog.splits[split]
-        self.users = np.unique(heldout.users)
-        self.relevant = np.bincount(heldout.users)[self.users]
-        self._heldout = make_positives(
-            heldout.users,
-            heldout.items,
-            catalog.num_users,
-            catalog.num_items,
-            partition,
-        )
-        self._seen = _rows(catalog, SEEN[split])
+        heldout = catalog.by_user(split)
+        degrees = heldout.degrees
+        self.users = np.flatnonzero(degrees).astype(np.int32)
+        self.relevant = degrees[self.users]
+        self._heldout = make_positives(heldout, catalog.num_items, partition)
+        self._seen = [catalog.by_user(name) for name in SEEN[split]]
         self.block = block_rows(block_size, len(self.users), partition)
-        indptr = self._seen[0]
-        degrees = (indptr[1:] - indptr[:-1])[self.users]
+        seen = sum(
+            part.offsets[self.users + 1] - part.offsets[self.users]
+            for part in self._seen
+        )
         starts = np.arange(0, len(self.users), self.block)
-        self._width = int(np.add.reduceat(degrees, starts).max())
+        self._width = int(np.add.reduceat(seen, starts).max())
         known: dict[str, Any] = {
             "num_items": catalog.num_items,
             "partition": partition,
@@ -138,7 +135,7 @@ class Ranker:
             heed()
             block = self.users[start : start + self.block]
             padding = (0, self.block - len(block))
-            excluded = ranking.exclude(block, *self._seen, self._width)
+            excluded = ranking.exclude(block, self._seen, self._width)
             pending.append(
                 self._rank(
                     users,
@@ -219,17 +216,6 @@ def rank_block(
 
 def _fetch(block: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
     return jax.device_get(block)
-
-
-def _rows(
-    catalog: Catalog, splits: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Items of each user over some splits, as `(indptr, items)`."""
-    users = np.concatenate([catalog.splits[s].users for s in splits])
-    items = np.concatenate([catalog.splits[s].items for s in splits])
-    degree = np.bincount(users, minlength=catalog.num_users)
-    indptr = np.concatenate([[0], np.cumsum(degree)])
-    return indptr, items[np.argsort(users, kind="stable")]
 
 
 def accuracy(ranked: Ranked, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from conftest import on_mesh
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from neggen_jax.adjacency import Adjacency
 from neggen_jax.data.inputs import Inputs
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import hardness
@@ -41,7 +42,9 @@ def inputs():
     owned = interactions()
     users = np.repeat(np.arange(len(owned)), DEGREES)
     positives = make_positives(
-        users, np.concatenate(owned), len(owned), ITEMS, on_mesh(1, 1)
+        Adjacency.make(users, np.concatenate(owned), len(owned)),
+        ITEMS,
+        on_mesh(1, 1),
     )
     # Nothing else is read.
     return Inputs(positives, jnp.ones(ITEMS), None, {}, {}, None)

@@ -14,6 +14,7 @@ import pytest
 from conftest import UNSEEN, on_mesh
 from scipy import stats
 
+from neggen_jax.adjacency import Adjacency
 from neggen_jax.data.inputs import Needs, build
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import Popularity, Uniform
@@ -127,7 +128,7 @@ def test_uniform_over_the_non_positives(catalog):
 
 def test_uniform_where_one_item_is_left(one):
     items = np.delete(np.arange(9), 4)
-    rows = make_positives(np.zeros(8, int), items, 1, 9, one)
+    rows = make_positives(Adjacency.make(np.zeros(8, int), items, 1), 9, one)
     users = jnp.zeros((3, 5), jnp.int32)
     drawn = jax.jit(uniform)(jax.random.key(0), rows, users)
     np.testing.assert_array_equal(drawn, np.full((3, 5), 4))

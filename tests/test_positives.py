@@ -9,6 +9,7 @@ from conftest import MESHES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neggen_jax.adjacency import Adjacency
 from neggen_jax.ops.positives import (
     contains,
     kth_negative,
@@ -32,7 +33,9 @@ def check_everything(rows, num_items, partition):
     items = np.array([item for row in rows for item in row], int)
     order = np.random.default_rng(0).permutation(len(users))
     positives = make_positives(
-        users[order], items[order], len(rows), num_items, partition
+        Adjacency.make(users[order], items[order], len(rows)),
+        num_items,
+        partition,
     )
     every = np.indices((len(rows), num_items), np.int32)
     want = np.array([[i in row for i in range(num_items)] for row in rows])
@@ -83,7 +86,7 @@ def test_the_shard_that_has_a_user_answers(mesh, tables):
     check_everything(rows, 16, partition)
     shards = mesh[0] * mesh[1] if tables == "all" else mesh[1]
     positives = make_positives(
-        np.arange(19), np.zeros(19, int), 19, 16, partition
+        Adjacency.make(np.arange(19), np.zeros(19, int), 19), 16, partition
     )
     held = {s.data.shape for s in positives.items.addressable_shards}
     assert held == {(1, -(-19 // shards))}
@@ -99,7 +102,7 @@ def test_rows_of_every_length(one):
 def test_indices_near_the_end_of_int32(one):
     top = 2**31 - 2
     positives = make_positives(
-        np.array([0, 0]), np.array([top, 3]), 1, top + 1, one
+        Adjacency.make(np.array([0, 0]), np.array([top, 3]), 1), top + 1, one
     )
     user = np.zeros(3, np.int32)
     k = np.array([2, 3, top - 2], np.int32)
@@ -113,7 +116,9 @@ def test_indices_near_the_end_of_int32(one):
 
 
 def test_any_shape_is_kept(one):
-    positives = make_positives(np.array([1]), np.array([4]), 3, 9, one)
+    positives = make_positives(
+        Adjacency.make(np.array([1]), np.array([4]), 3), 9, one
+    )
     users = np.array([[[1, 0], [1, 2]]], np.int32)
     items = np.full_like(users, 4)
     np.testing.assert_array_equal(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import on_mesh
 
+from neggen_jax.adjacency import Adjacency
 from neggen_jax.ops import ranking
 from neggen_jax.ops.ranking import TILE_ITEMS, TILE_QUERIES, tiled_size
 
@@ -55,7 +56,7 @@ def blockwise(queries, items, k, partition, block, indptr=None, seen=None):
         rows = np.arange(start, min(start + block, len(queries)))
         padded = np.zeros((block, queries.shape[1]), queries.dtype)
         padded[: len(rows)] = queries[rows]
-        excluded = ranking.exclude(rows, indptr, seen, widest)
+        excluded = ranking.exclude(rows, [Adjacency(indptr, seen)], widest)
         best = rank(partition.put(padded, "batch", None), table, excluded)
         parts.append([np.asarray(column)[: len(rows)] for column in best])
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
@@ -158,7 +159,7 @@ def test_tiled_size_cuts_into_equal_chunks(partition):
 def test_exclude_looks_up_each_row():
     indptr = np.array([0, 2, 2, 5, 6])
     items = np.array([7, 1, 3, 4, 5, 9])
-    got = ranking.exclude(np.array([2, 1, 0]), indptr, items, 7)
+    got = ranking.exclude(np.array([2, 1, 0]), [Adjacency(indptr, items)], 7)
     pairs = list(zip(got.queries[:5], got.items[:5], strict=True))
     assert pairs == [(0, 3), (0, 4), (0, 5), (2, 7), (2, 1)]
     assert (got.queries[5:] >= 3).all()

@@ -190,7 +190,6 @@ def build(
       InputError: see `modalities`.
     """
     size = sizes(catalog, partition)
-    train = catalog.train
     user_item: Any = None
     item_item: dict[str, Graph] = {}
     features: dict[str, Matrix] = {}
@@ -225,9 +224,7 @@ def build(
     popularity = np.zeros(size.item_rows, np.float32)
     popularity[: size.items] = catalog.popularity()
     return Inputs(
-        positives=make_positives(
-            train.users, train.items, size.users, size.items, partition
-        ),
+        positives=make_positives(catalog.index.by_user, size.items, partition),
         popularity=partition.put(popularity, None),
         user_item=user_item,
         item_item=item_item,

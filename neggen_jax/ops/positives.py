@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from neggen_jax.adjacency import Adjacency
 from neggen_jax.errors import InputError
 from neggen_jax.partition import Axes, Partition
 
@@ -63,35 +64,39 @@ def fits_int32(count: int, what: str) -> None:
 
 
 def make_positives(
-    users: np.ndarray,
-    items: np.ndarray,
-    num_users: int,
-    num_items: int,
-    partition: Partition,
+    known: Adjacency, num_items: int, partition: Partition
 ) -> Positives:
-    """Sorts (user, item) pairs into rows.
+    """Places the items of each user.
 
-    Each process keeps those of its own devices' users.
+    Each process reads those of its own devices' users alone.
+
+    Args:
+      known: items by user.
+      num_items: that exist.
+      partition: the mesh.
     """
     shards = partition.shards("user")
-    size = partition.padded(num_users, "user") // shards
-    degree = np.bincount(users, minlength=shards * size)
-    indptr = np.zeros((shards, size + 1), np.int32)
-    ends = np.cumsum(degree.reshape(shards, size), axis=1)
-    width = max(1, int(ends[:, -1].max()))
+    size = partition.padded(known.size, "user") // shards
+    # Users that only pad the table have none.
+    bounds = np.minimum(np.arange(shards + 1) * size, known.size)
+    width = max(1, int(np.diff(known.offsets[bounds]).max()))
     fits_int32(width, "positives")
-    indptr[:, 1:] = ends
     own = partition.mine(shards, "user")
-    mine = np.flatnonzero(np.isin(users // size, own))
-    order = mine[np.lexsort((items[mine], users[mine]))]
-    columns = np.zeros((len(own), width), np.int32)
-    columns[np.arange(width) < indptr[own, -1:]] = items[order]
+    indptr = np.zeros((len(own), size + 1), np.int32)
+    items = np.zeros((len(own), width), np.int32)
+    for row, shard in enumerate(own):
+        first, last = bounds[shard : shard + 2]
+        offsets = known.offsets[first : last + 1]
+        begin, end = int(offsets[0]), int(offsets[-1])
+        indptr[row] = end - begin
+        indptr[row, : len(offsets)] = offsets - begin
+        items[row, : end - begin] = known.ends[begin:end]
     return Positives(
-        indptr=partition.join(indptr[own], own, shards, "user"),
-        items=partition.join(columns, own, shards, "user"),
-        count=len(items),
+        indptr=partition.join(indptr, own, shards, "user"),
+        items=partition.join(items, own, shards, "user"),
+        count=len(known),
         num_items=num_items,
-        depth=int(degree.max()).bit_length(),
+        depth=known.longest.bit_length(),
         mesh=partition.mesh,
         axis=partition.rules["user"],
     )

@@ -14,12 +14,15 @@ number of devices:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from neggen_jax.adjacency import Adjacency
 from neggen_jax.partition import Partition
 
 TILE_QUERIES = 256
@@ -143,24 +146,27 @@ def _local_top_k(queries, items, excluded, k, num_items):
 
 
 def exclude(
-    block: np.ndarray, indptr: np.ndarray, items: np.ndarray, size: int
+    block: np.ndarray, known: Sequence[Adjacency], size: int
 ) -> Excluded:
     """Looks up what must not be ranked for one block of users, on the host.
 
     Args:
       block: users of the block.
-      indptr: offsets `[num_users + 1]` into `items`.
-      items: each user's items to leave out.
+      known: each user's items to leave out; of one of them or the other.
       size: length to pad to, so that every block has the same shape.
     """
-    lengths = indptr[block + 1] - indptr[block]
-    rows = np.repeat(np.arange(len(block), dtype=np.int32), lengths)
-    offsets = np.arange(len(rows)) - np.repeat(
-        np.cumsum(lengths) - lengths, lengths
-    )
-    columns = items[np.repeat(indptr[block], lengths) + offsets]
-    padding = size - len(rows)
+    queries, items = [], []
+    for part in known:
+        starts = part.offsets[block]
+        lengths = part.offsets[block + 1] - starts
+        rows = np.repeat(np.arange(len(block), dtype=np.int32), lengths)
+        within = np.arange(len(rows)) - np.repeat(
+            np.cumsum(lengths) - lengths, lengths
+        )
+        queries.append(rows)
+        items.append(part.ends[np.repeat(starts, lengths) + within])
+    padding = (0, size - sum(map(len, queries)))
     return Excluded(
-        queries=np.pad(rows, (0, padding), constant_values=2**30),
-        items=np.pad(columns.astype(np.int32), (0, padding)),
+        queries=np.pad(np.concatenate(queries), padding, constant_values=2**30),
+        items=np.pad(np.concatenate(items).astype(np.int32), padding),
     )
