@@ -13,6 +13,7 @@ from neggen_jax.data.batches import (
     PIPELINES,
     Schedule,
     Stream,
+    count_parts,
     make_stream,
     numpy_batches,
     permute,
@@ -149,13 +150,21 @@ def test_starting_anywhere_equals_skipping_to_it(pipeline):
     ("size", "batch", "stack", "seed"),
     [(103, 8, 3, 0), (1, 1, 1, 7), (4097, 64, 16, 2**32 - 1), (5, 16, 4, 1)],
 )
-def test_both_pipelines_agree_bit_for_bit(size, batch, stack, seed):
+@pytest.mark.parametrize("parts", [1, 4])
+def test_both_pipelines_agree_bit_for_bit(size, batch, stack, seed, parts):
     rng = np.random.default_rng(0)
     tables = {
         "vectors": rng.normal(size=(17, 2, 3)).astype(np.float32),
         "flags": rng.random(17) < 0.5,
     }
-    stream = some_stream(size, batch, stack, seed, item_tables=tables)
+    stream = some_stream(
+        size,
+        batch,
+        stack,
+        seed,
+        item_tables=tables,
+        parts=min(parts, batch, size),
+    )
     for first in (0, 3, 1_000_003):
         left = take(stream, 5, first)
         assert_same(left, take(stream, 5, first, tf_batches))
@@ -169,18 +178,75 @@ def test_item_tables_give_the_rows_of_the_items():
         np.testing.assert_array_equal(stack["vectors"], table[stack["items"]])
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
-def test_shares_of_processes_make_up_the_batch(pipeline):
-    whole = take(some_stream(batch_size=12), 6, pipeline=pipeline)
+def test_shares_of_processes_make_up_the_batch(pipeline, parts):
+    options = {"batch_size": 12, "parts": parts}
+    whole = take(some_stream(**options), 6, pipeline=pipeline)
     shares = [
-        take(some_stream(batch_size=12, places=mine), 6, pipeline=pipeline)
-        for mine in np.split(np.arange(12), (3, 7))
+        take(some_stream(**options, places=mine), 6, pipeline=pipeline)
+        # The last but one has places of two parts that are not neighbours.
+        for mine in np.split(np.arange(12), (2, 7, 8))
     ]
     together = [
         {k: np.concatenate([p[k] for p in parts], axis=1) for k in parts[0]}
         for parts in zip(*shares, strict=True)
     ]
     assert_same(together, whole)
+
+
+@given(st.integers(1, 300), st.sampled_from([2, 4, 8]), SEEDS)
+@settings(max_examples=40)
+def test_each_part_fills_its_own_places(size, parts, seed):
+    """With all of its interactions, pass after pass."""
+    stream = some_stream(size + 8, 8, 3, seed, parts=parts)
+    share, epoch = 8 // parts, stream.schedule.steps_per_epoch
+    order = steps(stream, 2 * epoch)
+    bounds = (size + 8) * np.arange(parts + 1) // parts
+    for part in range(parts):
+        own = order[:, part * share : (part + 1) * share].ravel()
+        first, last = bounds[part : part + 2]
+        every = np.arange(first, last)
+        for done in range(len(own) // len(every)):
+            run = own[done * len(every) : (done + 1) * len(every)]
+            np.testing.assert_array_equal(np.sort(run), every)
+        # No epoch leaves anything out.
+        assert set(own[: epoch * share]) == set(every)
+
+
+def test_a_process_holds_the_parts_of_its_places_alone():
+    for places, kept in (
+        (np.arange(4), [0, 1]),
+        (np.arange(5, 8), [2, 3]),
+        (np.array([0, 6]), [0, 3]),
+    ):
+        stream = some_stream(400, 8, parts=4, places=places)
+        users, items, at = stream.mine(0)
+        want = np.concatenate([np.arange(100 * n, 100 * n + 100) for n in kept])
+        np.testing.assert_array_equal(users, want)
+        np.testing.assert_array_equal(items, want % 17)
+        np.testing.assert_array_equal(users[at][0] // 100, places // 2)
+    # Neighbours are no copy, so nothing of a mapped file is read for them.
+    stream = some_stream(400, 8, parts=4, places=np.arange(4))
+    assert np.shares_memory(stream.mine(0)[0], stream.users)
+
+
+@given(st.integers(1, 10**10), st.integers(1, 10**6))
+def test_parts_are_large_and_divide_the_batch(interactions, batch):
+    parts = count_parts(interactions, batch)
+    assert batch % parts == 0
+    assert parts == 1 or interactions // parts >= 65_536
+    assert count_parts(10**9, 8192) == 256
+    assert count_parts(10**5, 8192) == 1
+
+
+def test_parts_do_not_share_their_orders():
+    orders = [
+        tuple(stream_order(64 * number, np.arange(64), 3, 64, part, 4))
+        for part in range(4)
+        for number in range(20)
+    ]
+    assert len(set(orders)) == 80
 
 
 def test_a_batch_has_an_example():

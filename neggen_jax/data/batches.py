@@ -6,6 +6,11 @@ is interaction `permute(p % n)` under the key `(seed, p // n)`, computed
 without any table: so any step can be formed at once, by any number of hosts,
 and a resumed run needs to know nothing but its step.
 
+Many interactions are cut into parts, each a stream of its own that fills its
+own places in every batch. A host that forms some places of the batch then
+reads some parts of the interactions, and batches are the same for any number
+of hosts.
+
 Several steps are stacked for one dispatch to the devices. `tf_batches` forms
 them in tf.data; `numpy_batches` forms the same ones, bit for bit, where
 TensorFlow is not installed.
@@ -14,6 +19,7 @@ TensorFlow is not installed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,6 +30,11 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+
+# Interactions are cut into so many parts at most,
+_PARTS = 256
+# and into none smaller than this: a batch has as many of each part.
+_PART = 65_536
 
 _ROUNDS = 6
 # Odd multipliers, as hash finalisers use them; products wrap at 2^32.
@@ -142,10 +153,11 @@ def permute(index, key, size: int, xp=_NumPy):
     Args:
       index: int64, in `[0, size)`.
       key: uint32, of the same shape.
-      size: length of the range.
+      size: length of the range; or one for each index, none much smaller
+        than another.
       xp: NumPy, or TensorFlow.
     """
-    half = _half_bits(size)
+    half = _half_bits(int(np.max(size)))
     return xp.loop(
         lambda x: x >= size,
         lambda x: xp.where(x >= size, _encipher(xp, x, key, half), x),
@@ -157,33 +169,51 @@ def _half_bits(size: int) -> int:
     return max(1, math.ceil((size - 1).bit_length() / 2))
 
 
-def stream_order(start, offsets, seed: int, size: int, xp=_NumPy):
-    """The interactions at some positions of the endless stream.
+def stream_order(start, offsets, seed: int, size, part=0, parts=1, xp=_NumPy):
+    """The interactions at some positions of endless streams.
 
     Args:
       start: int64, first position.
       offsets: int64, any shape, added to it.
       seed: in `[0, 2**32)`.
-      size: number of interactions.
+      size: number of interactions in the stream of each offset.
+      part: number of the stream of each offset.
+      parts: how many streams there are.
       xp: NumPy, or TensorFlow.
 
     Returns:
-      int64 indices of interactions, in the shape of `offsets`.
+      int64 indices of interactions of the streams, in the shape of `offsets`.
     """
     position = start + offsets
-    passes = xp.cast(position // size, "uint32")
+    passes = xp.cast(position // size * parts + part, "uint32")
     # Mixed twice: passes ^ seed alone would give seed 1 the passes of seed 0,
     # two by two exchanged.
     key = _mix(xp, _mix(xp, passes, 0), seed)
     return permute(position % size, key, size, xp)
 
 
+def count_parts(interactions: int, batch: int) -> int:
+    """How many parts the interactions are cut into.
+
+    A power of two that divides the batch, whatever the number of hosts.
+
+    Args:
+      interactions: in all.
+      batch: examples of one step.
+    """
+    parts = math.gcd(batch, _PARTS)
+    while parts > 1 and interactions < parts * _PART:
+        parts //= 2
+    return parts
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """The train interactions of one process, ready to be batched.
+    """The train interactions, ready to be batched by one process.
 
     Attributes:
-      users: int32 `[n]`.
+      users: int32 `[n]`; of these and of `items`, only the parts whose places
+        this process forms are read.
       items: int32 `[n]`.
       batch_size: examples of one step over all processes.
       seed: of the order.
@@ -192,6 +222,7 @@ class Stream:
         items are added to the batch (counterfactual vectors, say).
       places: int64, ascending, which of a batch's examples this process
         forms; all of them by default.
+      parts: that the interactions are cut into; they divide the batch.
     """
 
     users: np.ndarray
@@ -203,6 +234,7 @@ class Stream:
         default_factory=dict
     )
     places: np.ndarray | None = None
+    parts: int = 1
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -219,14 +251,82 @@ class Stream:
         tables = {"users": self.users, "items": self.items, **self.item_tables}
         return {k: (t.shape[1:], t.dtype) for k, t in tables.items()}
 
-    @property
-    def offsets(self) -> np.ndarray:
-        """This process' positions relative to a stack's first, `[S, b]`."""
-        rows = np.arange(self.schedule.steps_per_dispatch) * self.batch_size
+    @functools.cached_property
+    def _mine(self) -> _Mine:
+        share = self.batch_size // self.parts
         places = self.places
         if places is None:
             places = np.arange(self.batch_size)
-        return rows[:, None] + places
+        part, slot = np.divmod(places, share)
+        bounds = len(self.users) * np.arange(self.parts + 1) // self.parts
+        own = np.unique(part)
+        sizes = np.diff(bounds)
+        begin = np.cumsum(sizes[own]) - sizes[own]
+        rows = np.arange(self.schedule.steps_per_dispatch) * share
+
+        def held(column: np.ndarray) -> np.ndarray:
+            first, last = own[0], own[-1]
+            if last - first + 1 == len(own):
+                return column[bounds[first] : bounds[last + 1]]
+            pieces = [column[bounds[n] : bounds[n + 1]] for n in own]
+            return np.concatenate(pieces)
+
+        return _Mine(
+            users=held(self.users),
+            items=held(self.items),
+            share=share,
+            offsets=rows[:, None] + slot,
+            part=part,
+            size=sizes[part],
+            begin=begin[np.searchsorted(own, part)],
+        )
+
+    def mine(self, start: Any, xp: Any = _NumPy) -> tuple[Any, Any, Any]:
+        """Where this process' examples of a stack stand.
+
+        Args:
+          start: first step of the stack, int64.
+          xp: NumPy, or TensorFlow.
+
+        Returns:
+          The users and the items that this process holds, and positions in
+          them, int64 `[steps_per_dispatch, batch_share]`.
+        """
+        mine = self._mine
+        index = stream_order(
+            start * mine.share,
+            mine.offsets,
+            self.seed,
+            mine.size,
+            mine.part,
+            self.parts,
+            xp,
+        )
+        return mine.users, mine.items, mine.begin + index
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mine:
+    """What one process holds of a stream, and where its places find it.
+
+    Attributes:
+      users: of its parts, one after another.
+      items: alike.
+      share: places that each part has in a batch.
+      offsets: `[steps_per_dispatch, batch_share]`, positions in the streams
+        of the parts, from that of the first step on.
+      part: `[batch_share]`, the part of each place.
+      size: interactions of that part.
+      begin: where it begins in `users`.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    share: int
+    offsets: np.ndarray
+    part: np.ndarray
+    size: np.ndarray
+    begin: np.ndarray
 
 
 def make_stream(
@@ -236,7 +336,13 @@ def make_stream(
     train = catalog.train
     schedule = Schedule.make(len(train), max(1, batch_size), stack)
     return Stream(
-        train.users, train.items, batch_size, seed, schedule, **options
+        train.users,
+        train.items,
+        batch_size,
+        seed,
+        schedule,
+        parts=count_parts(len(train), max(1, batch_size)),
+        **options,
     )
 
 
@@ -247,14 +353,12 @@ def numpy_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
       "users" and "items", int32 `[steps_per_dispatch, batch_share]`, and the
       rows of each item table, `[steps_per_dispatch, batch_share, ...]`.
     """
-    size, offsets = len(stream.users), stream.offsets
+    tables = stream.item_tables
     dispatch = first
     while True:
-        start = stream.schedule.start(dispatch) * stream.batch_size
-        index = stream_order(start, offsets, stream.seed, size)
-        items = stream.items[index]
-        rows = {name: t[items] for name, t in stream.item_tables.items()}
-        yield {"users": stream.users[index], "items": items, **rows}
+        users, items, at = stream.mine(stream.schedule.start(dispatch))
+        batch = {"users": users[at], "items": items[at]}
+        yield batch | {k: t[batch["items"]] for k, t in tables.items()}
         dispatch += 1
 
 
@@ -264,25 +368,24 @@ def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
 
     # Training owns the accelerators; TensorFlow only feeds it.
     tf.config.set_visible_devices([], "GPU")
-    xp = _TensorFlow()
-    size, schedule = len(stream.users), stream.schedule
-    columns = {
-        "users": tf.constant(stream.users),
-        "items": tf.constant(stream.items),
-    }
-    tables = {k: tf.constant(v) for k, v in stream.item_tables.items()}
-    offsets = tf.constant(stream.offsets, tf.int64)
+    xp, schedule, tables = _TensorFlow(), stream.schedule, stream.item_tables
+
+    def rows(items):
+        # They may be mapped from disk: a constant would be a copy.
+        return [table[items] for table in tables.values()]
 
     def form(dispatch):
         epoch = dispatch // schedule.dispatches_per_epoch
         part = dispatch % schedule.dispatches_per_epoch
-        step = epoch * schedule.steps_per_epoch
-        step += part * schedule.steps_per_dispatch
-        start = step * stream.batch_size
-        index = stream_order(start, offsets, stream.seed, size, xp)
-        batch = {k: tf.gather(v, index) for k, v in columns.items()}
-        rows = {k: tf.gather(v, batch["items"]) for k, v in tables.items()}
-        return batch | rows
+        start = epoch * schedule.steps_per_epoch
+        start += part * schedule.steps_per_dispatch
+        users, items, at = stream.mine(start, xp)
+        batch = {"users": tf.gather(users, at), "items": tf.gather(items, at)}
+        if not tables:
+            return batch
+        kinds = [tf.as_dtype(table.dtype) for table in tables.values()]
+        found = tf.numpy_function(rows, [batch["items"]], kinds)
+        return batch | dict(zip(tables, found, strict=True))
 
     numbers = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
     dataset = numbers.map(form, num_parallel_calls=1).prefetch(2)
