@@ -119,6 +119,20 @@ class Partition:
         rows = [np.arange(size)[index] for index in held.values()]
         return np.unique(np.concatenate(rows))
 
+    def own(self, value: np.ndarray, size: int, axis: str) -> np.ndarray:
+        """The rows of a table that this process' devices hold.
+
+        Args:
+          value: `[n, ...]`, of which nothing else is read.
+          size: rows of the table, n or more; those past n are zero.
+          axis: that cuts the table.
+        """
+        rows = self.mine(size, axis)
+        out = np.zeros((len(rows), *value.shape[1:]), value.dtype)
+        real = rows[rows < len(value)]
+        out[: len(real)] = value[real]
+        return out
+
     def join(
         self, value: np.ndarray, rows: np.ndarray, size: int, *axes: str
     ) -> jax.Array:

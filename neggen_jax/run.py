@@ -91,9 +91,7 @@ class Run:
             )
         wanted = config.data.counterfactuals
         if catalog is None:
-            catalog = store.load(
-                config.data.path, counterfactuals=wanted.name or None
-            )
+            catalog = _load(config.data.path, wanted.name or None)
         if wanted.shuffled and catalog.counterfactuals is not None:
             catalog = dataclasses.replace(
                 catalog,
@@ -246,6 +244,19 @@ class Run:
             k=max(self.config.evaluate.cutoffs),
             block_size=self.config.evaluate.block_size,
         )
+
+
+def _load(directory: str, counterfactuals: str | None) -> Catalog:
+    """The dataset; one process sees whether it is what it was."""
+
+    def load(trust: bool) -> Catalog:
+        return store.load(
+            directory, counterfactuals=counterfactuals, trust=trust
+        )
+
+    read: list[Catalog] = []
+    hosts.lead("dataset", lambda: read.append(load(trust=False)))
+    return read[0] if read else load(trust=True)
 
 
 def reopen(

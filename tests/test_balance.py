@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import dense as references
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,6 @@ from rewritten import make_neggen, make_rewritten, standardised
 from training import make_config, make_run, small
 
 from neggen_jax import balance, plots_balance, report
-from neggen_jax.data import inputs
 from neggen_jax.data.graphs import shares
 from neggen_jax.models.causal import CausalEffect
 from neggen_jax.ops.sparse import dense
@@ -107,7 +107,7 @@ def test_recall_is_that_of_zeros_in_the_place_of_a_modality():
     held = catalog.splits["test"]
     for name, value in got.items():
         wide = [
-            inputs.standardised(catalog.features[m]) * (m != name)
+            references.standardised(catalog.features[m]) * (m != name)
             for m in ("image", "text")
         ]
         content = np.concatenate(wide, 1) @ params["projection"]["kernel"]

@@ -101,7 +101,7 @@ def nearest_items(
     present = np.flatnonzero(features.present)
     if not present.size:
         return Edges(np.zeros((2, 0), np.int64), np.zeros(0))
-    similarity, found = _search(features.values[present], neighbours, partition)
+    similarity, found = _search(features.values, present, neighbours, partition)
     rows = np.repeat(np.arange(len(present)), found.shape[1])
     columns, weights = found.reshape(-1), similarity.reshape(-1)
     weights = weights.astype(np.float64)
@@ -118,16 +118,33 @@ def nearest_items(
 
 
 def _search(
-    vectors: np.ndarray, k: int, partition: Partition
+    vectors: np.ndarray, among: np.ndarray, k: int, partition: Partition
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine top-k of every row among all rows: similarities and indices."""
-    count = len(vectors)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = (vectors / norms).astype(np.float32)
-    table = np.pad(
-        unit, ((0, ranking.tiled_size(count, partition) - count), (0, 0))
-    )
-    items = partition.put(table, "ranked", None)
+    """Cosine top-k of some rows among themselves.
+
+    Args:
+      vectors: `[n, f]`; each process reads those of its own devices, and the
+        block that is sought for.
+      among: which of them.
+      k: how many.
+      partition: devices that search.
+
+    Returns:
+      Similarities and positions in `among`, `[len(among), k]` each.
+    """
+    count = len(among)
+    size = ranking.tiled_size(count, partition)
+
+    def unit(rows: np.ndarray, room: int) -> np.ndarray:
+        some = vectors[among[rows]]
+        norms = np.linalg.norm(some, axis=1, keepdims=True)
+        out = np.zeros((room, some.shape[1]), np.float32)
+        out[: len(rows)] = some / norms
+        return out
+
+    mine = partition.mine(size, "ranked")
+    own = unit(mine[mine < count], len(mine))
+    items = partition.join(own, mine, size, "ranked")
     none = ranking.Excluded(np.full(1, 2**30, np.int32), np.zeros(1, np.int32))
     search = jax.jit(
         functools.partial(
@@ -142,8 +159,8 @@ def _search(
     block = _BLOCK * partition.shards("batch")
     scores, found = [], []
     for start in range(0, count, block):
-        rows = unit[start : start + block]
-        padded = np.pad(rows, ((0, block - len(rows)), (0, 0)))
+        rows = np.arange(start, min(start + block, count))
+        padded = unit(rows, block)
         best = search(partition.put(padded, "batch", None), items, none)
         best = jax.device_get(best)
         scores.append(best[0][: len(rows)])

@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from neggen_jax import catalog as catalogued
-from neggen_jax.catalog import Catalog, Features
+from neggen_jax.catalog import Catalog
 from neggen_jax.data import graphs, rewritten
+from neggen_jax.data.moments import moments
 from neggen_jax.data.rewritten import Counterfactuals
 from neggen_jax.errors import InputError
 from neggen_jax.ops import sparse
@@ -109,7 +110,11 @@ def union(one: Needs, other: Needs) -> Needs:
 
 @flax.struct.dataclass
 class Matrix:
-    """A feature matrix on the devices; see `standardised`.
+    """A feature matrix, with mean zero and, over all entries, mean square one.
+
+    Encoders come in scales that differ by orders of magnitude, and some give
+    every item nearly the same vector; side by side, such a modality drowns
+    the others. Centred, an absent item's zero row is the mean of the rest.
 
     Attributes:
       values: float32 `[item_rows, f]`.
@@ -322,32 +327,15 @@ def _place_features(
     catalog: Catalog, name: str, size: Sizes, partition: Partition
 ) -> Matrix:
     matrix = catalog.features[name]
-    extra = size.item_rows - size.items
-    values = np.pad(standardised(matrix), ((0, extra), (0, 0)))
-    present = np.pad(matrix.present, (0, extra))
+    mean, scale = moments(name, matrix.values, matrix.present)
+    # Each process reads and standardises the rows of its own devices.
+    rows = partition.mine(size.item_rows, "item")
+    present = partition.own(matrix.present, size.item_rows, "item")
+    values = partition.own(matrix.values, size.item_rows, "item")
+    values -= mean
+    values /= scale
+    values[~present] = 0
     return Matrix(
-        values=partition.put(values, "item", "feature"),
-        present=partition.put(present, "item"),
+        values=partition.join(values, rows, size.item_rows, "item"),
+        present=partition.join(present, rows, size.item_rows, "item"),
     )
-
-
-def standardised(matrix: Features) -> np.ndarray:
-    """Vectors with mean zero and, over all their entries, mean square one.
-
-    Encoders come in scales that differ by orders of magnitude, and some give
-    every item nearly the same vector; side by side, such a modality drowns
-    the others. Centred, an absent item's zero row is the mean of the rest.
-
-    Args:
-      matrix: one modality.
-
-    Returns:
-      float32 `[num_items, f]`; rows of absent items are zero.
-    """
-    there, count = matrix.present[:, None], max(matrix.present.sum(), 1)
-    values = np.where(there, matrix.values, 0).astype(np.float32)
-    mean = values.sum(axis=0, dtype=np.float64) / count
-    values = np.where(there, values - mean.astype(np.float32), 0)
-    square = np.square(values).sum(dtype=np.float64)
-    scale = np.sqrt(square / (count * matrix.dim))
-    return values / np.float32(scale) if scale > 0 else values

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from neggen_jax.data import counterfactuals
+from neggen_jax.data.moments import moments
 from neggen_jax.errors import InputError
 from neggen_jax.partition import Partition
 
 # How they reach a step.
 FEEDS = ("tables", "batches")
-_BLOCK = 65_536  # items that moments are taken of at a time
 _FIELDS = ("factual", "described", "counterfactual", "present")
 
 
@@ -77,7 +77,7 @@ def place(
     """
     tables, mean, scale = {}, {}, {}
     for name, made in known.modalities.items():
-        centre, size = _moments(made)
+        centre, size = moments(name, made.factual, made.described)
         mean[name] = mesh.put(centre)
         scale[name] = mesh.put(size)
         if feed == "tables":
@@ -114,12 +114,11 @@ def abstract(
 def _table(
     made: counterfactuals.Rewritten, item_rows: int, mesh: Partition
 ) -> Rewritten:
-    extra = item_rows - len(made.factual)
+    rows = mesh.mine(item_rows, "item")
 
     def put(column: np.ndarray) -> jax.Array:
-        wide = [(0, extra), *[(0, 0)] * (column.ndim - 1)]
-        axes = "item", *[None] * (column.ndim - 1)
-        return mesh.put(np.pad(column, wide) if extra else column, *axes)
+        own = mesh.own(column, item_rows, "item")
+        return mesh.join(own, rows, item_rows, "item")
 
     return Rewritten(**{f: put(getattr(made, f)) for f in _FIELDS})
 
@@ -200,22 +199,3 @@ def _standardised(
         factual=centred(found.factual, found.described),
         counterfactual=centred(found.counterfactual, found.present),
     )
-
-
-def _moments(made: counterfactuals.Rewritten) -> tuple[np.ndarray, np.ndarray]:
-    """Mean `[f]` and root mean square about it, by blocks, of factual rows."""
-    count = max(int(made.described.sum()), 1)
-    width = made.factual.shape[1]
-    mean = np.zeros(width)
-    square = 0.0
-    parts = range(0, len(made.factual), _BLOCK)
-    for start in parts:
-        some = slice(start, start + _BLOCK)
-        here = made.factual[some][made.described[some]].astype(np.float64)
-        mean += here.sum(axis=0) / count
-    for start in parts:
-        some = slice(start, start + _BLOCK)
-        here = made.factual[some][made.described[some]] - mean
-        square += np.square(here).sum() / (count * width)
-    scale = np.sqrt(square) or 1.0
-    return mean.astype(np.float32), np.asarray(scale, np.float32)
