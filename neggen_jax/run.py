@@ -249,14 +249,12 @@ class Run:
 def _load(directory: str, counterfactuals: str | None) -> Catalog:
     """The dataset; one process sees whether it is what it was."""
 
-    def load(trust: bool) -> Catalog:
-        return store.load(
-            directory, counterfactuals=counterfactuals, trust=trust
-        )
-
-    read: list[Catalog] = []
-    hosts.lead("dataset", lambda: read.append(load(trust=False)))
-    return read[0] if read else load(trust=True)
+    load = functools.partial(
+        store.load, directory, counterfactuals=counterfactuals
+    )
+    # Not kept: all that it has touched would stay in memory.
+    hosts.lead("dataset", lambda: load() and None)
+    return load(trust=True)
 
 
 def reopen(

@@ -221,14 +221,14 @@ def test_a_process_holds_the_parts_of_its_places_alone():
         (np.array([0, 6]), [0, 3]),
     ):
         stream = some_stream(400, 8, parts=4, places=places)
-        users, items, at = stream.mine(0)
+        (users, items), at = stream.held, stream.positions(0)
         want = np.concatenate([np.arange(100 * n, 100 * n + 100) for n in kept])
         np.testing.assert_array_equal(users, want)
         np.testing.assert_array_equal(items, want % 17)
         np.testing.assert_array_equal(users[at][0] // 100, places // 2)
     # Neighbours are no copy, so nothing of a mapped file is read for them.
     stream = some_stream(400, 8, parts=4, places=np.arange(4))
-    assert np.shares_memory(stream.mine(0)[0], stream.users)
+    assert np.shares_memory(stream.held[0], stream.users)
 
 
 @given(st.integers(1, 10**10), st.integers(1, 10**6))

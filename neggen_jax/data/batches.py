@@ -281,16 +281,20 @@ class Stream:
             begin=begin[np.searchsorted(own, part)],
         )
 
-    def mine(self, start: Any, xp: Any = _NumPy) -> tuple[Any, Any, Any]:
-        """Where this process' examples of a stack stand.
+    @property
+    def held(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of the parts that this process reads."""
+        return self._mine.users, self._mine.items
+
+    def positions(self, start: Any, xp: Any = _NumPy) -> Any:
+        """Where this process' examples of a stack stand in `held`.
 
         Args:
           start: first step of the stack, int64.
           xp: NumPy, or TensorFlow.
 
         Returns:
-          The users and the items that this process holds, and positions in
-          them, int64 `[steps_per_dispatch, batch_share]`.
+          int64 `[steps_per_dispatch, batch_share]`.
         """
         mine = self._mine
         index = stream_order(
@@ -302,7 +306,7 @@ class Stream:
             self.parts,
             xp,
         )
-        return mine.users, mine.items, mine.begin + index
+        return mine.begin + index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,9 +358,10 @@ def numpy_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
       rows of each item table, `[steps_per_dispatch, batch_share, ...]`.
     """
     tables = stream.item_tables
+    users, items = stream.held
     dispatch = first
     while True:
-        users, items, at = stream.mine(stream.schedule.start(dispatch))
+        at = stream.positions(stream.schedule.start(dispatch))
         batch = {"users": users[at], "items": items[at]}
         yield batch | {k: t[batch["items"]] for k, t in tables.items()}
         dispatch += 1
@@ -369,6 +374,7 @@ def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
     # Training owns the accelerators; TensorFlow only feeds it.
     tf.config.set_visible_devices([], "GPU")
     xp, schedule, tables = _TensorFlow(), stream.schedule, stream.item_tables
+    users, items = map(tf.constant, stream.held)
 
     def rows(items):
         # They may be mapped from disk: a constant would be a copy.
@@ -379,7 +385,7 @@ def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
         part = dispatch % schedule.dispatches_per_epoch
         start = epoch * schedule.steps_per_epoch
         start += part * schedule.steps_per_dispatch
-        users, items, at = stream.mine(start, xp)
+        at = stream.positions(start, xp)
         batch = {"users": tf.gather(users, at), "items": tf.gather(items, at)}
         if not tables:
             return batch
