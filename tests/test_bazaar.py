@@ -85,7 +85,7 @@ def test_sizes_are_exact(users, items, fullness, train, seed):
         assert len(catalog.train) == train
     for part in catalog.splits.values():
         assert np.bincount(part.users, minlength=users).min() >= 1
-        assert (np.diff(part.timestamps) >= 0).all()
+        assert (np.diff(part.users) >= 0).all()
     assert np.bincount(columns(catalog)[0]).min() >= bazaar_choices.MIN_HISTORY
     assert truth.causes.shape == (users, len(ATTRIBUTES))
     assert truth.item_values.shape == (items, len(ATTRIBUTES))

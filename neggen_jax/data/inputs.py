@@ -284,9 +284,7 @@ def abstract(
     if needs.features:
         for name in modalities(catalog, needs):
             rows = size.item_rows, catalog.features[name].dim
-            values: Any = partition.abstract(
-                rows, np.float32, "item", "feature"
-            )
+            values: Any = partition.abstract(rows, np.float32, "item")
             present: Any = partition.abstract(rows[:1], np.bool_, "item")
             features[name] = Matrix(values, present)
     counterfactuals: Any = None

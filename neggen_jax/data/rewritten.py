@@ -105,7 +105,6 @@ def abstract(
                     (item_rows, *rest),
                     column.dtype,
                     "item",
-                    *[None] * len(rest),
                 )
             tables[name] = Rewritten(**parts)
     return Counterfactuals(tables, mean, scale)
