@@ -19,6 +19,7 @@ _WORDS = {
     "text_model": "Path or hub name of a sentence encoder.",
     "image": "Image vectors: auto, file, pixels, transformers or none.",
     "image_model": "Path or hub name of an image encoder.",
+    "order": "Of users and items: given, or dealt (for large meshes).",
     "bad_images": "Images that cannot be read: error or absent.",
     "file": "mmrec: which .inter file.",
     "name": "mmrec: what the catalogue is called.",

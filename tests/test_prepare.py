@@ -250,3 +250,48 @@ def test_command(tmp_path):
     assert again.returncode == 2
     assert again.stderr.startswith("error: The output directory exists")
     assert "Traceback" not in again.stderr
+
+
+def test_dealt_users_and_items_are_the_same_ones(shop, tmp_path):
+    """Under other indices; their identifiers and pictures go with them."""
+    prepare("mmrec", shop, tmp_path / "given", text="tfidf")
+    prepare("mmrec", shop, tmp_path / "dealt", text="tfidf", order="dealt")
+    given, dealt = (
+        store.load(tmp_path / name, records=True) for name in ("given", "dealt")
+    )
+    assert given.user_ids is None
+    users = np.array(dealt.user_ids, int)
+    items = np.array(dealt.records.ids, int)
+    np.testing.assert_array_equal(np.sort(users), np.arange(9))
+    np.testing.assert_array_equal(np.sort(items), np.arange(ITEMS))
+    assert (users != np.arange(9)).any()
+    assert (items != np.arange(ITEMS)).any()
+    for name, part in given.splits.items():
+        other = dealt.splits[name]
+        pairs = set(zip(users[other.users], items[other.items], strict=True))
+        assert pairs == set(zip(part.users, part.items, strict=True))
+    for name in ("titles", "images"):
+        moved = [getattr(given.records, name)[n] for n in items]
+        assert getattr(dealt.records, name) == moved
+    for name, matrix in given.features.items():
+        np.testing.assert_array_equal(
+            dealt.features[name].present, matrix.present[items]
+        )
+    # Of texts, the axes depend on the order.
+    np.testing.assert_allclose(
+        dealt.features["image"].values,
+        given.features["image"].values[items],
+        atol=1e-6,
+    )
+    assert store.describe(tmp_path / "dealt")["source"]["order"] == "dealt"
+
+
+@pytest.mark.parametrize(
+    ("source", "order", "message"),
+    [("mmrec", "deelt", "'dealt'"), ("bazaar", "dealt", "cannot be dealt")],
+)
+def test_orders_that_cannot_be(source, order, message, shop, tmp_path):
+    given = shop if source == "mmrec" else None
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        prepare(source, given, tmp_path / "data", order=order)
+    assert not (tmp_path / "data").exists()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from neggen_jax.catalog import SPLITS, Catalog, ItemRecords
 from neggen_jax.data import interactions, store
 from neggen_jax.data.bazaar import ATTRIBUTES, Bazaar, make
+from neggen_jax.data.dealing import deal
 from neggen_jax.data.features import ENCODERS, extract
 from neggen_jax.errors import InputError, nearest
 
@@ -47,6 +48,7 @@ def prepare(
     image_model: str | None = None,
     text_attributes: Sequence[str] | None = None,
     bad_images: str = "error",
+    order: str = "given",
     overwrite: bool = False,
     **options: Any,
 ) -> Catalog:
@@ -66,6 +68,9 @@ def prepare(
         for all (of the bazaar none, whose texts tell what they may).
       bad_images: "error" to refuse images that cannot be read, "absent" to
         go on as if those items had none.
+      order: of users and items: "given", as the source has them, or "dealt"
+        at random, so that all shards of a table have as much to do; their
+        identifiers tell which is which.
       overwrite: replace a dataset directory that is there already.
       **options: of the source: arguments of `interactions.read_mmrec`, or
         fields of `bazaar.Bazaar`.
@@ -81,11 +86,15 @@ def prepare(
     asked = {"text": (text, text_model), "image": (image, image_model)}
     for modality, (encoder, model) in asked.items():
         _check_encoder(modality, encoder, model)
+    _check_order(order, source)
     with store.replacing(output, overwrite=overwrite) as partial:
         made = _SOURCES[source](input, partial, options)
         if text_attributes is None:
             text_attributes = made.text_attributes
         catalog = made.catalog
+        if order == "dealt":
+            catalog = deal(catalog)
+            made.about["order"] = order
         for modality, (encoder, model) in asked.items():
             catalog = _with_features(
                 catalog,
@@ -189,6 +198,22 @@ def _check_options(source: str, options: Mapping[str, Any]) -> None:
                 f"The source {source!r} has no option {name!r}.",
                 fix=nearest(name, _OPTIONS[source]),
             )
+
+
+def _check_order(order: str, source: str) -> None:
+    known = ("given", "dealt")
+    if order not in known:
+        raise InputError(
+            f"There is no order {order!r} of users and items.",
+            where="--order",
+            fix=nearest(order, known),
+        )
+    if order == "dealt" and source == "bazaar":
+        raise InputError(
+            "The bazaar cannot be dealt: its truth tells of indices.",
+            where="--order=dealt",
+            fix="leave it out; its indices do not follow popularity",
+        )
 
 
 def _check_encoder(modality: str, encoder: str, model: str | None) -> None:
