@@ -7,17 +7,19 @@
 #
 # Every process is given the command after `--` with the flags that tell it
 # which one it is. Without accelerators each has `--devices` virtual ones. If
-# one ends with an error the others are told to stop. SIGTERM and SIGINT are
-# handed on to all of them.
+# one ends with an error the others are told to stop, and killed if they have
+# not within `--grace` seconds (30): without the one they may wait for it in
+# vain. SIGTERM and SIGINT are handed on to all of them.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-processes=2 devices=4 port='' dry_run=''
+processes=2 devices=4 grace=30 port='' dry_run=''
 while (($#)); do
   case $1 in
     --processes=*) processes=${1#*=} ;;
     --devices=*) devices=${1#*=} ;;
+    --grace=*) grace=${1#*=} ;;
     --port=*) port=${1#*=} ;;
     --dry-run) dry_run=1 ;;
     --help | -h) usage && exit 0 ;;
@@ -26,8 +28,9 @@ while (($#)); do
   esac
   shift
 done
-[[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ && $# -gt 0 ]] ||
-  refuse "expected --processes=N --devices=N -- COMMAND"
+[[ $processes =~ ^[1-9][0-9]*$ && $devices =~ ^[1-9][0-9]*$ &&
+  $grace =~ ^[0-9]+$ && $# -gt 0 ]] ||
+  refuse "expected --processes=N --devices=N --grace=SECONDS -- COMMAND"
 if [[ -z $port ]]; then
   # A port that is free now; processes have to agree on it before they meet.
   port=$(python3 -c 'import socket
@@ -40,10 +43,10 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices
 children=()
 stop() {
   for child in "${children[@]}"; do
-    kill -TERM "$child" 2>/dev/null || true
+    kill "-$1" "$child" 2>/dev/null || true
   done
 }
-trap stop TERM INT
+trap 'stop TERM' TERM INT
 for ((i = 0; i < processes; i++)); do
   command=("$@" "--coordinator=localhost:$port" "--processes=$processes" "--process=$i")
   if [[ $dry_run ]]; then
@@ -54,7 +57,7 @@ for ((i = 0; i < processes; i++)); do
   children+=("$!")
 done
 # Looked at again and again: `wait -n` forgets one of two that end at once.
-status=0
+status=0 deadline=
 while ((${#children[@]})); do
   sleep 0.2 &
   # A signal interrupts it.
@@ -72,6 +75,11 @@ while ((${#children[@]})); do
     fi
   done
   children=("${rest[@]+"${rest[@]}"}")
-  [[ ! $failed ]] || stop
+  if [[ $failed ]]; then
+    stop TERM
+    deadline=$((SECONDS + grace))
+  elif [[ $deadline ]] && ((SECONDS > deadline)); then
+    stop KILL
+  fi
 done
 exit "$status"

@@ -26,7 +26,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from neggen_jax import hosts
 from neggen_jax.errors import InputError
-from neggen_jax.preemption import anywhere
 from neggen_jax.step import State
 
 
@@ -83,6 +82,8 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                # Other processes may not see yet what process 0 sees.
+                single_host_load_and_broadcast=True,
             ),
         )
 
@@ -134,9 +135,14 @@ class Checkpoints:
         )
         # The one before has to be on disk to know how much room is left.
         self.wait()
-        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+        def look():
+            self._check_room(needed)
+            return self._bests()
+
+        self._keep.best.update(hosts.lead("save", look))
         try:
-            self._learn_bests()
             if there:
                 self._manager.delete(step)
             self._keep.best[step] = meta["best_step"]
@@ -147,16 +153,18 @@ class Checkpoints:
         except Exception as error:
             raise _unwritable(self.directory, _first_line(error)) from error
 
-    def _learn_bests(self) -> None:
-        """Reads what earlier processes knew when they saved."""
+    def _bests(self) -> list[tuple[int, int | None]]:
+        """What processes before this one knew when they saved."""
+        found = []
         for step in self._manager.all_steps():
             if step not in self._keep.best:
                 try:
-                    meta = self._seal(step)["meta"]
-                    self._keep.best[step] = meta["best_step"]
+                    best = self._seal(step)["meta"]["best_step"]
                 except Exception:
                     # A damaged one: it says so when it is to be restored.
-                    self._keep.best[step] = None
+                    best = None
+                found.append((step, best))
+        return found
 
     def _check_room(self, needed: int) -> None:
         """Refuses before anything is half written, where that can be known."""
@@ -172,6 +180,7 @@ class Checkpoints:
         Raises:
           InputError: if something could not be written.
         """
+        hosts.phase("writing a checkpoint", slow=True)
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -217,8 +226,11 @@ class Checkpoints:
         raise damaged[0][1]
 
     def _read(self, abstract: State, step: int) -> tuple[State, dict[str, Any]]:
+        hosts.phase(f"reading the checkpoint of step {step}", slow=True)
         problem: Exception | None = None
         try:
+            seal = hosts.lead("seal", lambda: self._seal(step))
+            meta, checksum = seal["meta"], seal["checksum"]
             # Not by the manager: there all processes wait for each other
             # without end, also for one that cannot read its part.
             state = ocp.StandardCheckpointHandler().restore(
@@ -226,12 +238,11 @@ class Checkpoints:
                 # Tables may have other padding, all zeros, on another mesh.
                 args=ocp.args.StandardRestore(abstract, strict=False),
             )
-            seal = self._seal(step)
-            meta, checksum = seal["meta"], seal["checksum"]
         except Exception as error:
             problem = error
         # What one process cannot read, none may go on from.
-        if jax.process_count() > 1 and bool(anywhere(problem is not None)):
+        failed = problem is not None
+        if jax.process_count() > 1 and bool(hosts.anywhere(failed)):
             problem = problem or ValueError("another process cannot read it")
         if problem is None and checksum != _checksum(state, meta):
             problem = ValueError("the contents contradict their checksum")

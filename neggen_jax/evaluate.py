@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neggen_jax import metrics
+from neggen_jax import hosts, metrics
 from neggen_jax.catalog import Catalog, Features
 from neggen_jax.errors import InputError
 from neggen_jax.ops import ranking
@@ -215,7 +215,9 @@ def rank_block(
 
 
 def _fetch(block: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
-    return jax.device_get(block)
+    lists, hits = jax.device_get(block)
+    hosts.alive()
+    return lists, hits
 
 
 def accuracy(ranked: Ranked, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:

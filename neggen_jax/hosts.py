@@ -11,26 +11,36 @@ With one process everything here does what its name says, and nothing else.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
+import functools
 import itertools
 import json
 import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neggen_jax.errors import InputError
 
 # Seconds that a process waits for the others.
 PATIENCE = int(os.environ.get("NEGGEN_PATIENCE", "600"))
+# How many times as long where one of them may be compiling, or read much.
+SLOW = 6
 
 _TOLD = ("problem", "where", "expected", "found", "fix")
 # Processes come to the same meetings in the same order.
 _meetings = itertools.count()
+# Where the first one that fails tells why.
+_FAILED = "neggen/failed"
 
 
 def start(address: str, count: int, index: int) -> None:
@@ -71,6 +81,7 @@ def start(address: str, count: int, index: int) -> None:
             # Where one has failed the others cannot leave in order, and JAX
             # would have them wait for five minutes.
             shutdown_timeout_seconds=30,
+            heartbeat_timeout_seconds=min(100, PATIENCE),
             **given,
         )
     except (ValueError, RuntimeError) as error:
@@ -110,83 +121,190 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
         try:
             said = _client().blocking_key_value_get(key, PATIENCE * 1000)
         except jax.errors.JaxRuntimeError as error:
-            raise _missing(name, error) from error
+            raise _missing(name, error, PATIENCE) from error
         told = json.loads(said)
         if "problem" in told:
-            raise InputError(**told)
+            raise _told(told)
         return told["result"]
     try:
         result = work()
         told = json.dumps({"result": result})
     except Exception as error:
-        refusal = {"problem": f"Process 0 failed in: {name}."}
-        refusal["found"] = f"{type(error).__name__}: {_first_line(error)}"
-        if isinstance(error, InputError):
-            refusal = {k: str(v) for k in _TOLD if (v := getattr(error, k))}
+        refusal = _refusal(error, f"Process 0 failed in: {name}.")
         _client().key_value_set(key, json.dumps(refusal))
         raise
     _client().key_value_set(key, told)
     return result
 
 
-def meet(name: str) -> None:
-    """Returns when all processes have come here.
+def anywhere(flag: bool) -> jax.Array:
+    """Whether a flag is set in any process; all of them have to ask.
 
-    Raises:
-      InputError: if some have not within `PATIENCE` seconds.
+    Returns:
+      bool scalar, the same everywhere. It is computed on the devices;
+      reading it waits for them.
     """
-    if jax.process_count() == 1:
-        return
-    barrier = f"neggen/{next(_meetings)}/{name}"
-    try:
-        _client().wait_at_barrier(barrier, PATIENCE * 1000)
-    except jax.errors.JaxRuntimeError as error:
-        raise _missing(name, error) from error
+    either, sharding = _either()
+    own = np.array([flag])
+    return either(
+        jax.make_array_from_callback(
+            (jax.device_count(),), sharding, lambda _: own
+        )
+    )
+
+
+@functools.cache
+def _either() -> tuple[Any, NamedSharding]:
+    mesh = Mesh(jax.devices(), ("all",))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return (
+        jax.jit(jnp.any, out_shardings=whole),
+        NamedSharding(mesh, PartitionSpec("all")),
+    )
+
+
+@dataclasses.dataclass
+class _Phase:
+    """What a process is at.
+
+    Attributes:
+      name: for the error if it does not get on.
+      seconds: that may pass between two signs of life.
+      since: when the last one was.
+    """
+
+    name: str
+    seconds: int
+    since: float
+
+
+_now = _Phase("start", 0, 0.0)
+
+
+def phase(name: str, slow: bool = False) -> None:
+    """Says what this process does from here on; see `watch`.
+
+    Args:
+      name: for the error if it does not get on.
+      slow: it compiles, or reads or writes much at once, and may take
+        `SLOW` times as long as what only computes.
+    """
+    global _now
+    seconds = PATIENCE * (SLOW if slow else 1)
+    _now = _Phase(name, seconds, time.monotonic())
+
+
+def alive() -> None:
+    """Says that something has been finished; see `watch`."""
+    _now.since = time.monotonic()
 
 
 @contextlib.contextmanager
-def watch(name: str) -> Iterator[Callable[[], None]]:
-    """Ends a process that waits for others in vain.
+def watch(orderly: type[Exception]) -> Iterator[None]:
+    """Has all processes end soon, and with one error, where one cannot go on.
 
-    A process that has died is noticed by `jax.distributed`. One that lives
-    and does not come leaves the others inside a collective, from which no
-    exception can call them back: so they are ended, with exit status 3.
+    A process that has died is noticed by `jax.distributed`. One that fails,
+    or lives and does not come, leaves the others inside a collective, from
+    which no exception can call them back. So a thread ends this process,
+    with exit status 2, when another one has told of its failure, and when
+    there was no sign of life for too long: neither `phase` nor `alive`.
 
     Args:
-      name: of what is being done.
+      orderly: exceptions that all processes raise at the same place.
 
-    Yields:
-      What is to be called whenever something has been finished.
+    Raises:
+      InputError: that of the process that failed first, if what failed here
+        may have followed from it.
     """
     if jax.process_count() == 1:
-        yield lambda: None
+        yield
         return
-    finished, over = threading.Event(), threading.Event()
-
-    def wait() -> None:
-        while finished.wait(PATIENCE):
-            finished.clear()
-            if over.is_set():
-                return
-        print(f"error: {_missing(name, TimeoutError())}", file=sys.stderr)
-        faulthandler.dump_traceback()
-        os._exit(3)
-
-    thread = threading.Thread(target=wait, daemon=True)
+    phase("start", slow=True)
+    over = threading.Event()
+    thread = threading.Thread(target=_listen, args=(over,), daemon=True)
     thread.start()
     try:
-        yield finished.set
-    finally:
-        over.set()
-        finished.set()
-        thread.join()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+    except orderly:
+        raise
+    except BaseException as error:
+        failed = f"Process {jax.process_index()} failed in: {_now.name}."
+        refusal = _refusal(error, failed)
+        first = _tell(refusal)
+        follows = isinstance(error, (InputError, jax.errors.JaxRuntimeError))
+        if first != refusal and follows:
+            raise _told(first) from error
+        raise
 
 
-def _missing(name: str, error: Exception) -> InputError:
+def _listen(over: threading.Event) -> None:
+    """Ends this process if another one has failed, or does not come."""
+    while not over.wait(1):
+        said, now = _heard(), _now
+        if said is None and time.monotonic() - now.since > now.seconds:
+            stuck = _missing(now.name, TimeoutError("no sign of life"), now.seconds)
+            said = _tell({**_refusal(stuck, ""), "stuck": True})
+        if said is not None:
+            break
+    else:
+        return
+    print(f"error: {_told(said)}", file=sys.stderr)
+    if "stuck" in said:
+        index = jax.process_index()
+        print(f"process {index} is at: {_now.name}", file=sys.stderr)
+        faulthandler.dump_traceback()
+    sys.stderr.flush()
+    # In order, which tells those apart that died; unless that takes long.
+    threading.Timer(10, os._exit, (2,)).start()
+    with contextlib.suppress(Exception):
+        jax.distributed.shutdown()
+    os._exit(2)
+
+
+def _tell(refusal: dict[str, Any]) -> dict[str, Any]:
+    """Tells all why this process ends; returns what was told first."""
+    try:
+        _client().key_value_set(_FAILED, json.dumps(refusal))
+    except jax.errors.JaxRuntimeError:
+        # Another one was faster, or there is nobody left to tell.
+        return _heard() or refusal
+    return refusal
+
+
+def _heard() -> dict[str, Any] | None:
+    """Why another process has ended, if one has."""
+    try:
+        return dict(json.loads(_client().key_value_try_get(_FAILED)))
+    except jax.errors.JaxRuntimeError:
+        return None
+
+
+def _refusal(error: BaseException, problem: str) -> dict[str, Any]:
+    """An error, as it is told to other processes.
+
+    Args:
+      error: whatever was raised.
+      problem: says it for those that are no `InputError`.
+    """
+    if isinstance(error, InputError):
+        return {k: str(v) for k in _TOLD if (v := getattr(error, k))}
+    found = f"{type(error).__name__}: {_first_line(error)}"
+    return {"problem": problem, "found": found}
+
+
+def _told(refusal: dict[str, Any]) -> InputError:
+    return InputError(**{k: v for k, v in refusal.items() if k in _TOLD})
+
+
+def _missing(name: str, error: Exception, seconds: int) -> InputError:
     return InputError(
         f"Not all processes came to: {name}.",
         where=f"process {jax.process_index()} of {jax.process_count()}",
-        expected=f"all of them within {PATIENCE} s",
+        expected=f"all of them within {seconds} s",
         found=_first_line(error),
         fix="see what the others said; give the same command again to resume",
     )
@@ -198,5 +316,5 @@ def _client() -> Any:
     return multihost.get_jax_distributed_client()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -8,7 +8,6 @@ question, and so stop at the same step.
 
 from __future__ import annotations
 
-import functools
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -98,7 +97,9 @@ class Preemption:
         if jax.process_count() == 1:
             self._agreed = self._heard
         else:
-            before, self._asked = self._asked, anywhere(self._heard)
+            from neggen_jax import hosts
+
+            before, self._asked = self._asked, hosts.anywhere(self._heard)
             self._agreed = before is not None and bool(before)
         return self._agreed
 
@@ -110,36 +111,3 @@ class Preemption:
         """
         if self.told():
             raise Stopped(self.saved)
-
-
-def anywhere(flag: bool) -> jax.Array:
-    """Whether a flag is set in any process; all of them have to ask.
-
-    Returns:
-      bool scalar, the same everywhere. It is computed on the devices;
-      reading it waits for them.
-    """
-    import jax
-    import numpy as np
-
-    either, sharding = _either()
-    own = np.array([flag])
-    return either(
-        jax.make_array_from_callback(
-            (jax.device_count(),), sharding, lambda _: own
-        )
-    )
-
-
-@functools.cache
-def _either() -> tuple[Any, Any]:
-    import jax
-    import jax.numpy as jnp
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    mesh = Mesh(jax.devices(), ("all",))
-    whole = NamedSharding(mesh, PartitionSpec())
-    return (
-        jax.jit(jnp.any, out_shardings=whole),
-        NamedSharding(mesh, PartitionSpec("all")),
-    )

@@ -188,6 +188,7 @@ class Run:
             out = self._extend(
                 params, self.inputs, some, (users, items), out, start
             )
+            hosts.alive()
         return users, out
 
     @functools.cached_property

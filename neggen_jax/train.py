@@ -58,7 +58,7 @@ def train_and_evaluate(
       Stopped: if it was told to stop, by SIGTERM or SIGINT, before it had
         finished; see `Preemption`.
     """
-    with Preemption() as preemption:
+    with Preemption() as preemption, hosts.watch(orderly=Stopped):
         return _train_and_evaluate(config, workdir, catalog, preemption)
 
 
@@ -95,18 +95,23 @@ def _train_and_evaluate(
             Trainer(run, directory, checkpoints, preemption).train(
                 state, progress
             )
-        elif finished.exists():
+        else:
 
-            def plot():
+            def read():
+                if not finished.exists():
+                    return None
                 if not (directory / "plots").exists():
                     report.plot_run(directory)
+                return read_json(finished)
 
-            hosts.lead("plots", plot)
-            return read_json(finished)
+            known = hosts.lead("results of before", read)
+            if known is not None:
+                return dict(known)
         preemption.saved = checkpoints.latest
         _, saved = checkpoints.restore(abstract, checkpoints.latest)
         progress = Meta(**saved)
         best, _ = checkpoints.restore(abstract, progress.best_step)
+    hosts.phase("results", slow=True)
     with writing(directory):
         results = _results(run, best, progress, directory, preemption)
 
@@ -228,32 +233,31 @@ class Trainer:
             for number in range(dispatch, end)
         ]
         epoch = put(np.int32(meta.epochs))
+        # Others may be compiling for longer than this process.
+        hosts.phase(f"epoch {meta.epochs + 1}", slow=self._train is None)
         if self._train is None:
             self._compile(epoch, meta)
         started = time.perf_counter()
         prepared = self._prepare(self.run.inputs, epoch)
         waiting: list[Report] = []
-        with hosts.watch(f"epoch {meta.epochs + 1}") as alive:
-            for count in counts:
-                if self.preemption.told():
-                    break
-                stack = next(self._feed)
-                # From here on nothing crosses between host and devices
-                # unless it is said so.
-                with jax.transfer_guard("disallow"):
-                    self._state, said = self._train(
-                        self._state, prepared, stack, count
-                    )
-                # A report is read while the dispatch after it runs.
-                waiting.append(said)
-                if len(waiting) > 1:
-                    self._tell(waiting.pop(0), dispatch)
-                    dispatch += 1
-                    alive()
-            if waiting:
+        for count in counts:
+            if self.preemption.told():
+                break
+            stack = next(self._feed)
+            # From here on nothing crosses between host and devices unless it
+            # is said so.
+            with jax.transfer_guard("disallow"):
+                self._state, said = self._train(
+                    self._state, prepared, stack, count
+                )
+            # A report is read while the dispatch after it runs.
+            waiting.append(said)
+            if len(waiting) > 1:
                 self._tell(waiting.pop(0), dispatch)
                 dispatch += 1
-                alive()
+        if waiting:
+            self._tell(waiting.pop(0), dispatch)
+            dispatch += 1
         if dispatch < end:
             raise Stopped
         if whole:
@@ -276,6 +280,7 @@ class Trainer:
     def _tell(self, said: Report, dispatch: int) -> None:
         """Logs a report; stops the run if its loss was not finite."""
         said = jax.device_get(said)
+        hosts.alive()
         if said.bad_step >= 0:
             # Two slashes: a metric, which may have nothing to measure.
             terms = {
@@ -314,6 +319,7 @@ class Trainer:
             meta.epochs = done
             return None
         self.preemption.heed()
+        hosts.phase(f"evaluation of epoch {done}", slow=not self._evaluated)
         step = int(self._state.step)
         started = time.perf_counter()
         users, items = self.run.encode(self._state.evaluated)

@@ -17,10 +17,11 @@ import pytest
 from conftest import make_catalog
 from training import make_config, numbers, told
 
+from neggen_jax import hosts
 from neggen_jax import train as trainer
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.errors import InputError
-from neggen_jax.preemption import Preemption, Stopped, anywhere
+from neggen_jax.preemption import Preemption, Stopped
 from neggen_jax.run import Run
 from neggen_jax.train import train_and_evaluate
 
@@ -127,8 +128,8 @@ def test_stopped_says_what_is_to_be_done():
 
 
 def test_a_flag_anywhere_is_seen():
-    assert not bool(anywhere(False))
-    assert bool(anywhere(True))
+    assert not bool(hosts.anywhere(False))
+    assert bool(hosts.anywhere(True))
 
 
 TOGETHER = """

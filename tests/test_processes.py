@@ -41,6 +41,7 @@ def start(data, workdir, *flags, processes=2, devices=4, epochs=EPOCHS):
             "launch/local_multiprocess.sh",
             f"--processes={processes}",
             f"--devices={devices}",
+            "--grace=3",
             "--",
             *TRAIN,
             f"--config.data.path={data}",
