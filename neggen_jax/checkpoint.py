@@ -75,15 +75,20 @@ class Checkpoints:
     ):
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._read_only = _LatestAndBest(keep), read_only
-        self._manager = ocp.CheckpointManager(
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._keep,
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                # Other processes may not see yet what process 0 sees.
+                cleanup_tmp_directories=not self._read_only,
+                read_only=self._read_only,
+                # What is there, process 0 says: others may not see it yet,
+                # and do not ask when it was written.
                 single_host_load_and_broadcast=True,
+                lightweight_initialize=True,
             ),
         )
 
@@ -279,7 +284,8 @@ class Checkpoints:
                 (self.directory / str(damaged)).rename(aside)
 
             hosts.lead("set aside", move)
-            self._manager.reload()
+            self._manager.close()
+            self._manager = self._open()
             said = f"it now stands in {aside}"
         if hosts.first():
             print(

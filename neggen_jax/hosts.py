@@ -246,7 +246,9 @@ def _listen(over: threading.Event) -> None:
     while not over.wait(1):
         said, now = _heard(), _now
         if said is None and time.monotonic() - now.since > now.seconds:
-            stuck = _missing(now.name, TimeoutError("no sign of life"), now.seconds)
+            stuck = _missing(
+                now.name, TimeoutError("no sign of life"), now.seconds
+            )
             said = _tell({**_refusal(stuck, ""), "stuck": True})
         if said is not None:
             break
