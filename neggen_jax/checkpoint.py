@@ -106,7 +106,11 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
-        return self._manager.latest_step()
+        return max(self._steps(), default=None)
+
+    def _steps(self) -> list[int]:
+        # Of what process 0 has told, Orbax makes NumPy's integers.
+        return [int(step) for step in self._manager.all_steps()]
 
     def pass_by(self, step: int) -> None:
         """Counts a step as one that only stands until there is a newer one.
@@ -131,7 +135,7 @@ class Checkpoints:
           InputError: if the disk does not take it (now, or the one before).
         """
         step = int(jax.device_get(state.step))
-        there = step in self._manager.all_steps()
+        there = step in self._steps()
         if there and (passing or step not in self._keep.passing):
             return
         seal = {"meta": meta, "checksum": _checksum(state, meta)}
@@ -161,7 +165,7 @@ class Checkpoints:
     def _bests(self) -> list[tuple[int, int | None]]:
         """What processes before this one knew when they saved."""
         found = []
-        for step in self._manager.all_steps():
+        for step in self._steps():
             if step not in self._keep.best:
                 try:
                     best = self._seal(step)["meta"]["best_step"]
@@ -207,7 +211,7 @@ class Checkpoints:
         """
         # What is still being written is none yet.
         self.wait()
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = sorted(self._steps(), reverse=True)
         if not steps or step not in [None, *steps]:
             raise InputError(
                 "There is no such checkpoint.",
