@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 import numpy as np
 import pytest
 from test_resume import compare, log, saved
+from training import fill
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAIN = (
@@ -86,6 +88,23 @@ def killed(launcher, workdir, victims, rng) -> bool:
     return launcher.returncode != 0
 
 
+def told(launcher, workdir) -> None:
+    """Tells one of the processes alone to stop, within the first epoch.
+
+    Both have to: at the same step, and in order.
+    """
+    while launcher.poll() is None and not log(workdir):
+        time.sleep(0.002)
+    os.kill(children(launcher)[1], signal.SIGTERM)
+    said = finish(launcher)
+    (step,) = re.findall(r"told to stop; step (\d+) is saved", said)
+    assert saved(workdir) == {step}
+    last = json.loads(log(workdir)[-1])
+    assert last["step"] == int(step)
+    assert 0 < last["epoch"] < 1
+    assert not (workdir / "results.json").exists()
+
+
 @pytest.fixture(scope="module")
 def peaceful(bazaar, tmp_path_factory):
     """A run of two processes that nothing interrupts."""
@@ -130,9 +149,13 @@ def test_two_processes_learn_what_one_does(peaceful, bazaar, tmp_path):
 
 
 def test_killed_they_go_on_as_if_nothing_had_been(peaceful, bazaar, tmp_path):
-    """First one of them is killed, then both; and then there is one alone."""
+    """First one of them is told to stop; then one is killed, then both.
+
+    And then there is one alone.
+    """
     workdir, rng = tmp_path / "run", random.Random(0)
     hits = 0
+    told(start(bazaar, workdir, "--config.mesh.model=2"), workdir)
     for victims in ((1,), (0, 1)):
         launcher = start(bazaar, workdir, "--config.mesh.model=2")
         hits += killed(launcher, workdir, victims, rng)
@@ -166,6 +189,34 @@ def test_what_one_refuses_all_refuse(bazaar, tmp_path):
     assert launcher.returncode == 2
     assert said.count("holds something that is not a run") == 2
     assert (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("leave", "problem"),
+    [
+        (0, "The workdir cannot be written."),
+        pytest.param(
+            100_000,
+            "A checkpoint could not be written; the ones before it are intact.",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_if_the_disk_is_full_all_say_so(leave, problem, bazaar, small_disk):
+    """It is process 0 that writes logs, and that looks for room."""
+    workdir = small_disk / "run"
+    # More lines an epoch than what a file may grow on a full disk.
+    flags = "--config.train.steps_per_dispatch=1", "--config.train.keep=1"
+    launcher = start(bazaar, workdir, *flags, epochs=50)
+    while launcher.poll() is None and not saved(workdir):
+        time.sleep(0.002)
+    fill(small_disk, leave)
+    begun = time.monotonic()
+    said, _ = launcher.communicate(timeout=60)
+    assert time.monotonic() - begun < 20
+    assert launcher.returncode == 2, said
+    assert said.count(f"error: {problem}") == 2
+    assert said.count("make room, then run the same command again") == 2
 
 
 def test_a_process_that_is_not_there_is_missed(bazaar, tmp_path):
