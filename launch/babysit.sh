@@ -13,10 +13,10 @@
 #   --workdir=DIR        of the run; gs://BUCKET/DIR is asked through gcloud
 #   --before=COMMAND     a line of shell that begins each try: it creates what
 #                        was pre-empted, say
-#   --tries=N            gives up after N tries in a row that leave no newer
+#   --tries=N            gives up after N tries in a row that leave no new
 #                        checkpoint (5), with the status of the last one
 #   --wait=SECONDS       before the next try (10); each try in a row without a
-#                        newer checkpoint doubles it,
+#                        new checkpoint doubles it,
 #   --longest-wait=SECONDS  up to this (600)
 #   --once               one try: for machines that give the next themselves
 #   --dry-run            prints what it would run
@@ -83,7 +83,7 @@ attempt() {
   child=
 }
 
-newest=$(newest_step "$workdir") failures=0 first=$pause
+saved=$(saved_steps "$workdir") failures=0 first=$pause
 while :; do
   status=0
   [[ ! $before ]] || attempt bash -c "$before"
@@ -94,13 +94,15 @@ while :; do
       exit 0
     fi
   fi
-  step=$(newest_step "$workdir")
+  before_it=$saved saved=$(saved_steps "$workdir")
+  # shellcheck disable=SC2086  # several words
+  step=$(newest_step $saved)
   if [[ $stopped ]]; then
     say "told to stop; there is $(checkpoint "$step"), and the same command goes on"
     exit 143
   fi
-  if ((step > newest)); then
-    newest=$step failures=0 pause=$first
+  if got_on "$before_it" "$saved"; then
+    failures=0 pause=$first
   else
     failures=$((failures + 1))
   fi
@@ -110,7 +112,7 @@ while :; do
   ((status)) || status=1
   [[ ! $once ]] || exit "$status"
   if ((failures >= tries)); then
-    say "error: gave up: $failures tries in a row left no newer checkpoint in" \
+    say "error: gave up: $failures tries in a row left no new checkpoint in" \
       "$workdir ($(checkpoint "$step")); the last one ended with status $status"
     exit "$status"
   fi

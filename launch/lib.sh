@@ -49,22 +49,39 @@ finished() {
   esac
 }
 
-# Prints the step of the newest checkpoint of a workdir; -1 without any.
-newest_step() {
-  local path newest=-1
+# Prints the steps of the checkpoints of a workdir, in one line.
+saved_steps() {
+  local path steps=()
   while read -r path; do
     path=${path%/} path=${path##*/}
     # Other names are checkpoints that are still being written.
-    if [[ $path =~ ^[0-9]+$ ]] && ((10#$path > newest)); then
-      newest=$((10#$path))
-    fi
+    [[ ! $path =~ ^[0-9]+$ ]] || steps+=("$path")
   done < <(
     case $1 in
       gs://*) gcloud storage ls "$1/checkpoints/" 2>/dev/null ;;
       *) printf '%s\n' "$1"/checkpoints/*/ ;;
     esac
   )
+  echo "${steps[*]}"
+}
+
+# Prints the largest of some steps; -1 without any.
+newest_step() {
+  local step newest=-1
+  for step; do
+    ((10#$step <= newest)) || newest=$((10#$step))
+  done
   echo "$newest"
+}
+
+# Whether there are steps that were not there before; they may be lower ones,
+# if a damaged checkpoint was set aside: got_on "STEPS BEFORE" "STEPS AFTER"
+got_on() {
+  local step
+  for step in $2; do
+    [[ " $1 " == *" $step "* ]] || return 0
+  done
+  return 1
 }
 
 # Prints an argument with its gs://BUCKET/ replaced by ROOT/BUCKET/, where the

@@ -73,11 +73,14 @@ def _train_and_evaluate(
         # Whether it is there is better known now than after training.
         _ = run.categories
     state, abstract = run.start()
-    preemption.heed()
     directory = pathlib.Path(workdir)
+    finished = directory / "results.json"
+    # Results that are there may be those of a shorter run: who starts runs
+    # again takes a run for done that stops in order and leaves some.
+    if not hosts.lead("look", finished.exists):
+        preemption.heed()
     # Only now: whatever is wrong with config or data leaves no workdir.
     hosts.lead("claim", lambda: str(claim(directory, config, run.catalog)))
-    finished = directory / "results.json"
     with Checkpoints(directory, config.train.keep) as checkpoints:
         progress = Meta()
         if checkpoints.latest is not None:
@@ -92,6 +95,7 @@ def _train_and_evaluate(
         if not progress.over(config.train):
             # Left by a run that was shorter.
             hosts.lead("begin", lambda: finished.unlink(missing_ok=True))
+            preemption.heed()
             Trainer(run, directory, checkpoints, preemption).train(
                 state, progress
             )

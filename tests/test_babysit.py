@@ -79,9 +79,32 @@ def test_a_command_that_always_fails_is_given_up(tmp_path):
     status, said, tries = shell(tmp_path, f"{saves}; {half}; exit 5", tries=3)
     assert (status, tries) == (5, 5), said
     last = said.splitlines()[-1]
-    assert "gave up: 3 tries in a row left no newer checkpoint" in last
+    assert "gave up: 3 tries in a row left no new checkpoint" in last
     assert "(checkpoint 2)" in last
     assert "status 5" in last
+
+
+def test_a_lower_step_is_progress_where_one_was_set_aside(tmp_path):
+    """Damaged checkpoints are moved away, and training goes on before them."""
+    fall_back = (
+        f"case $n in 1) {SAVE.format(tmp_path, 90)}; "
+        f"{SAVE.format(tmp_path, 100)} ;; "
+        f"2) mv {tmp_path}/checkpoints/100 {tmp_path}/damaged; "
+        f"{SAVE.format(tmp_path, 95)} ;; "
+        f"3) {FINISH.format(tmp_path)} ;; esac; ((n == 3))"
+    )
+    status, said, tries = shell(tmp_path, fall_back, tries=1)
+    assert (status, tries) == (0, 3), said
+    assert "there is checkpoint 95" in said
+
+
+def test_a_checkpoint_that_is_only_set_aside_is_no_progress(tmp_path):
+    for step in (7, 8):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    aside = f"mv {tmp_path}/checkpoints/8 {tmp_path}/damaged; exit 5"
+    status, said, tries = shell(tmp_path, aside, tries=1)
+    assert (status, tries) == (5, 1), said
+    assert "(checkpoint 7)" in said
 
 
 def test_what_ends_well_without_results_fails(tmp_path):

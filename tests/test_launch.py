@@ -200,7 +200,7 @@ def test_a_slurm_job_goes_back_into_the_queue_until_it_is_done(slurm):
     # Told to stop before it got any further: it would come back for ever.
     status, said, queued = submit("--step=9.tmp", signals=[signal.SIGTERM])
     assert (status, queued) == (1, "")
-    assert "no newer checkpoint than step 8" in said
+    assert "no new checkpoint was left beside step 8" in said
     (where / "run/go").write_text("0")
     status, said, queued = submit()
     assert (status, queued) == (0, ""), said

@@ -303,6 +303,25 @@ def saved_by(step, whole):
 
 
 def test_told_before_it_begins_it_leaves_nothing(tmp_path, monkeypatch):
+    told_at_start(monkeypatch)
+    with pytest.raises(Stopped, match="begins again"):
+        go(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_stopped_it_leaves_no_results_of_a_shorter_run(tmp_path, monkeypatch):
+    """Those of the run itself stay: it has nothing to stop."""
+    constant = {"optimizer__schedule": "constant"}
+    short = go(tmp_path, **constant, train__epochs=1)
+    told_at_start(monkeypatch)
+    assert go(tmp_path, **constant, train__epochs=1) == short
+    assert (tmp_path / "results.json").exists()
+    with pytest.raises(Stopped, match="step 9 is saved"):
+        go(tmp_path, **constant, train__epochs=2)
+    assert not (tmp_path / "results.json").exists()
+
+
+def told_at_start(monkeypatch):
     real = Run.start
 
     def start(self):
@@ -310,9 +329,6 @@ def test_told_before_it_begins_it_leaves_nothing(tmp_path, monkeypatch):
         return real(self)
 
     monkeypatch.setattr(Run, "start", start)
-    with pytest.raises(Stopped, match="begins again"):
-        go(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_kill_after_the_evaluation_it_was_stopped_before(tmp_path, whole):
