@@ -2,8 +2,8 @@
 
 On a pod, and wherever devices belong to several processes, each process runs
 the same program on its own devices. Process 0 writes and prints; what it
-refuses, all refuse, with the same error. Nobody waits for ever: who does not
-come to a meeting is named after `PATIENCE` seconds.
+refuses, all refuse, with the same error. Nobody waits for ever: where one fails
+or does not come, all end, and say at what.
 
 With one process everything here does what its name says, and nothing else.
 """
