@@ -118,10 +118,12 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
         return work()
     key = f"neggen/{next(_meetings)}/{name}"
     if not first():
+        seconds = _now.seconds or PATIENCE
         try:
-            said = _client().blocking_key_value_get(key, PATIENCE * 1000)
+            said = _client().blocking_key_value_get(key, seconds * 1000)
         except jax.errors.JaxRuntimeError as error:
-            raise _missing(name, error, PATIENCE) from error
+            raise _missing(name, error, seconds) from error
+        alive()
         told = json.loads(said)
         if "problem" in told:
             raise _told(told)
@@ -178,7 +180,7 @@ class _Phase:
     since: float
 
 
-_now = _Phase("start", 0, 0.0)
+_now = _Phase("", 0, 0.0)
 
 
 def phase(name: str, slow: bool = False) -> None:
