@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from test_resume import compare, log, saved
 from training import fill
@@ -128,24 +127,16 @@ def test_one_of_them_speaks(peaceful):
 
 
 def test_two_processes_learn_what_one_does(peaceful, bazaar, tmp_path):
-    """On the same mesh; only how sums travel differs."""
+    """On the same mesh, to the last bit.
+
+    `launch/local_multiprocess.sh` has both add up by Gloo, in which each
+    device is a rank, wherever it lives: the order of every sum is the same.
+    """
     alone = tmp_path / "alone"
     finish(
         start(bazaar, alone, "--config.mesh.model=2", processes=1, devices=8)
     )
-    want, got = losses(alone), losses(peaceful[0])
-    assert got.keys() == want.keys()
-    # Float32 sums in another order, 1e-7 a step; Adam's first steps divide
-    # by gradients that may be as small, and let some rows differ by more.
-    np.testing.assert_allclose(
-        list(got.values()), list(want.values()), rtol=1e-4
-    )
-    results = [
-        json.loads((path / "results.json").read_text())
-        for path in (peaceful[0], alone)
-    ]
-    assert results[0]["step"] == results[1]["step"]
-    assert results[0]["test"].keys() == results[1]["test"].keys()
+    compare(alone, peaceful[0], bazaar)
 
 
 def test_killed_they_go_on_as_if_nothing_had_been(peaceful, bazaar, tmp_path):
