@@ -21,12 +21,13 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neggen_jax.errors import InputError
@@ -163,6 +164,22 @@ def _either() -> tuple[Any, NamedSharding]:
         jax.jit(jnp.any, out_shardings=whole),
         NamedSharding(mesh, PartitionSpec("all")),
     )
+
+
+def largest(name: str, values: Sequence[int]) -> list[int]:
+    """The largest of what the processes give, number by number.
+
+    Args:
+      name: of what is being agreed on, for the error if somebody is missing.
+      values: as many in every process.
+    """
+    if jax.process_count() == 1:
+        return list(values)
+    phase(name, slow=True)
+    # Devices may know no longer integers than int32.
+    halves = np.asarray(values, np.int64).view(np.int32)
+    every = np.asarray(multihost_utils.process_allgather(halves))
+    return every.view(np.int64).max(axis=0).tolist()
 
 
 @dataclasses.dataclass

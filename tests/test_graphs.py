@@ -38,9 +38,7 @@ def as_dense(edges, count):
     return matrix
 
 
-def test_user_item_is_normalised_at_both_ends(catalog, partition, monkeypatch):
-    # Degrees are counted over several blocks of the interactions.
-    monkeypatch.setattr(graphs, "_EDGES", 100)
+def test_user_item_is_normalised_at_both_ends(catalog, partition):
     size = sizes(catalog, partition)
     want = np.zeros((size.user_rows, size.item_rows))
     want[: size.users, : size.items] = dense.user_item(catalog)

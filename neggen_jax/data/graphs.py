@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 # Items whose neighbours are sought at a time; only time depends on it.
 _BLOCK = 4 * ranking.TILE_QUERIES
-# Interactions that are counted at a time, to bound memory.
-_EDGES = 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,24 +50,14 @@ def user_item(catalog: Catalog, size: Sizes, partition: Partition) -> Graph:
     Returns:
       A graph `[user_rows, item_rows]`.
     """
-    users, items = catalog.train.users, catalog.train.items
-    of_user = _degrees(users, catalog.num_users)
-    of_item = _degrees(items, catalog.num_items)
+    index = catalog.index
+    of_user, of_item = index.by_user.degrees, index.by_item.degrees
 
     def weights(users: np.ndarray, items: np.ndarray) -> np.ndarray:
         return 1 / np.sqrt(of_user[users] * of_item[items])
 
-    return make_graph(
-        (users, items), weights, (size.user_rows, size.item_rows), partition
-    )
-
-
-def _degrees(ends: np.ndarray, size: int) -> np.ndarray:
-    """Counts each end by blocks; the list may be mapped from disk."""
-    out = np.zeros(size, np.int64)
-    for start in range(0, len(ends), _EDGES):
-        np.add.at(out, ends[start : start + _EDGES], 1)
-    return out
+    shape = size.user_rows, size.item_rows
+    return make_graph(index, weights, shape, partition)
 
 
 def nearest_items(

@@ -1,28 +1,27 @@
 """Lays the entries of a sparse matrix out in equal shards of its rows.
 
-All of this happens on the host, before `ops/sparse.py` multiplies. A process
-goes over the list of entries by blocks, so that it may be mapped from disk,
-and keeps what belongs to the shards of its own devices.
+All of this happens on the host, before `ops/sparse.py` multiplies. Entries
+come sorted by row, so that those of one shard are one piece of the list: a
+process reads the pieces of its own devices, some entries at a time, and
+nothing else. They may be mapped from disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
 import numpy as np
 
-from neggen_jax.ops.positives import fits_int32
+from neggen_jax.adjacency import Adjacency, Index
 
 # Built on the host, used on the devices.
 Array = jax.Array | np.ndarray
 # Given rows and columns of some entries, their weights.
 Weigh = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# Entries that are read at a time.
-_BLOCK = 2**20
 # Entries that int32 can number, with one number left over for padding.
 _NUMBERED = 2**31 - 1
 
@@ -66,58 +65,79 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """The entries of a sparse matrix, in any order.
+    """The entries of a sparse matrix, sorted by row.
 
     Attributes:
-      rows: int `[n]`.
-      columns: int `[n]`; no pair occurs twice.
-      weights: `[n]`, or a function that gives those of some entries.
-      shape: of the matrix.
+      pairs: row and column of each; rows that it lacks are empty. No pair
+        occurs twice.
+      weights: by the names of the pairs, or a function of rows and columns.
+      shape: of the matrix; at least as large as what `pairs` needs.
     """
 
-    rows: np.ndarray
-    columns: np.ndarray
+    pairs: Adjacency
     weights: np.ndarray | Weigh
     shape: tuple[int, int]
 
-    @property
-    def transpose(self) -> Entries:
-        """The same entries with rows and columns exchanged."""
-        weights = self.weights
-        if callable(weights):
-            function = weights
-            weights = lambda columns, rows: function(rows, columns)  # noqa: E731
-        return Entries(self.columns, self.rows, weights, self.shape[::-1])
-
-    def blocks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Where each block of the list begins, its rows and its columns."""
-        for start in range(0, len(self.rows), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            yield start, self.rows[some], self.columns[some]
-
-    def weigh(
-        self, positions: np.ndarray, rows: np.ndarray, columns: np.ndarray
-    ) -> np.ndarray:
-        """Weights of the entries at some positions of the list."""
-        if callable(self.weights):
-            return self.weights(rows, columns)
-        return self.weights[positions]
-
-    def count(self, shards: int) -> np.ndarray:
-        """Entries by the shard of their row and that of their column.
+    def within(self, shard: int, shards: int) -> tuple[int, int]:
+        """The rows of a shard, from and to, without those that `pairs` lacks.
 
         Args:
+          shard: which one.
+          shards: that the rows are cut into.
+        """
+        height = self.shape[0] // shards
+        first, last = height * shard, height * (shard + 1)
+        return min(first, self.pairs.size), min(last, self.pairs.size)
+
+    def sizes(self, shards: int) -> np.ndarray:
+        """Entries of each shard, int64 `[shards]`; only offsets are read."""
+        cuts = [self.within(shard, shards)[0] for shard in range(shards)]
+        return np.diff(self.pairs.offsets[[*cuts, self.pairs.size]])
+
+    def count(self, own: Sequence[int], shards: int) -> np.ndarray:
+        """Entries of some shards, by the shard of their column.
+
+        Args:
+          own: those shards of the rows.
           shards: that rows and columns are both cut into.
 
         Returns:
-          int64 `[shards, shards]`.
+          int64 `[len(own), shards]`.
         """
-        height, width = (size // shards for size in self.shape)
-        counts = np.zeros(shards**2, np.int64)
-        for _, rows, columns in self.blocks():
-            block = rows // height * shards + columns // width
-            counts += np.bincount(block, minlength=counts.size)
-        return counts.reshape(shards, shards)
+        width = self.shape[1] // shards
+        counts = np.zeros((len(own), shards), np.int64)
+        for count, shard in zip(counts, own, strict=True):
+            for _, ends, _ in self.pairs.blocks(*self.within(shard, shards)):
+                count += np.bincount(ends // width, minlength=shards)
+        return counts
+
+    def weigh(
+        self, names: np.ndarray, rows: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """Weights of some entries."""
+        if callable(self.weights):
+            return self.weights(rows, columns)
+        return self.weights[names]
+
+
+def both_ways(
+    index: Index, weights: np.ndarray | Weigh, shape: tuple[int, int]
+) -> tuple[Entries, Entries]:
+    """The entries of a matrix, and those of its transpose.
+
+    Args:
+      index: rows are its users, columns its items.
+      weights: by the names of the pairs, or a function of rows and columns.
+      shape: of the matrix.
+    """
+    swapped = weights
+    if callable(weights):
+        function = weights
+        swapped = lambda columns, rows: function(rows, columns)  # noqa: E731
+    return (
+        Entries(index.by_user, weights, shape),
+        Entries(index.by_item, swapped, shape[::-1]),
+    )
 
 
 def numbered(count: int) -> bool:
@@ -126,67 +146,78 @@ def numbered(count: int) -> bool:
 
 
 def compress(
-    entries: Entries, counts: np.ndarray, own: list[int], native: bool
+    entries: Entries,
+    own: Sequence[int],
+    shards: int,
+    blocks: int,
+    room: int,
+    native: bool,
 ) -> Rows:
-    """Sorts the entries of some shards.
+    """Cuts the entries of some shards into blocks.
 
     Args:
       entries: of the whole matrix.
-      counts: entries in each block of each shard, `[S, B]`, of all shards:
-        every process must find the same room.
       own: the shards to make.
-      native: whether to make `indptr`.
+      shards: that there are.
+      blocks: that each is cut into, B.
+      room: for the entries of a block; every process must find the same.
+      native: whether to make `indptr`; of one block.
 
     Returns:
       Rows whose arrays have only the shards in `own`, in that order.
     """
-    shards, blocks = counts.shape
     height, width = entries.shape[0] // shards, entries.shape[1] // blocks
-    room, total = max(1, int(counts.max(initial=0))), len(entries.rows)
-    fits_int32(room, "edges")
-    sizes = counts[own].reshape(-1)
-    space = sizes.size, room
+    total = len(entries.pairs)
+    space = len(own), blocks, room
     columns = np.zeros(space, np.int32)
     rows = np.full(space, height - 1, np.int32)
     weights = np.zeros(space, np.float32)
     edges = np.full(space, total, np.int32) if numbered(total) else None
-    first = np.full(shards, -1)
-    first[own] = np.arange(len(own)) * blocks
-    filled = np.zeros(sizes.size, np.int64)
-    for start, all_rows, all_columns in entries.blocks():
-        block = first[all_rows // height]
-        mine = np.flatnonzero(block >= 0)
-        row, column = all_rows[mine], all_columns[mine]
-        block = block[mine] + column // width
-        # Each goes behind what its block has by now.
-        order = np.argsort(block, kind="stable")
-        block, row, column = block[order], row[order], column[order]
-        found = np.bincount(block, minlength=sizes.size)
-        before = filled - (np.cumsum(found) - found)
-        at = block * room + before[block] + np.arange(block.size)
-        filled += found
-        position = start + mine[order]
-        rows.reshape(-1)[at] = row % height
-        columns.reshape(-1)[at] = column % width
-        weights.reshape(-1)[at] = entries.weigh(position, row, column)
-        if edges is not None:
-            edges.reshape(-1)[at] = position
-    arrays = [x for x in (rows, columns, weights, edges) if x is not None]
-    for block, size in enumerate(sizes):
-        key = rows[block, :size].astype(np.int64) * width
-        order = np.argsort(key + columns[block, :size])
-        for array in arrays:
-            array[block, :size] = array[block, order]
-    indptr = _offsets(rows, sizes, height) if native else None
-    return jax.tree.map(
-        lambda x: x.reshape(len(own), blocks, -1),
-        Rows(columns, rows, weights, edges, indptr, height),
-    )
+    for here, shard in enumerate(own):
+        filled = np.zeros(blocks, np.int64)
+        for row, column, names in entries.pairs.blocks(
+            *entries.within(shard, shards)
+        ):
+            block = column // width
+            order, at = _deal(block, filled)
+            row, column, names = row[order], column[order], names[order]
+            where = here, block[order], at
+            rows[where] = row - height * shard
+            columns[where] = column % width
+            weights[where] = entries.weigh(names, row, column)
+            if edges is not None:
+                edges[where] = names
+    indptr = None
+    if native:
+        indptr = np.stack([_offsets(entries, s, height) for s in own])
+    return Rows(columns, rows, weights, edges, indptr, height)
 
 
-def _offsets(rows: np.ndarray, sizes: np.ndarray, height: int) -> np.ndarray:
-    out = np.zeros((len(rows), height + 1), np.int32)
-    for block, size in enumerate(sizes):
-        count = np.bincount(rows[block, :size], minlength=height)
-        np.cumsum(count, out=out[block, 1:])
-    return out
+def _deal(
+    block: np.ndarray, filled: np.ndarray
+) -> tuple[np.ndarray | slice, np.ndarray]:
+    """Where entries go, each behind what its block has by now.
+
+    Args:
+      block: of each, `[n]`.
+      filled: entries of each block; those that are dealt are added.
+
+    Returns:
+      An order of the entries in which each block keeps its own, and the
+      positions that they then have in their blocks, `[n]`.
+    """
+    found = np.bincount(block, minlength=len(filled))
+    before = filled - (np.cumsum(found) - found)
+    filled += found
+    if len(filled) == 1:
+        return slice(None), before[0] + np.arange(len(block))
+    order = np.argsort(block, kind="stable")
+    return order, before[block[order]] + np.arange(len(block))
+
+
+def _offsets(entries: Entries, shard: int, height: int) -> np.ndarray:
+    """Where each row of a shard begins in it, int32 `[1, height + 1]`."""
+    first, last = entries.within(shard, entries.shape[0] // height)
+    offsets = np.asarray(entries.pairs.offsets[first : last + 1])
+    offsets = np.pad(offsets, (0, height + first - last), mode="edge")
+    return (offsets - offsets[0]).astype(np.int32)[None]

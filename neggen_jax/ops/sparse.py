@@ -30,12 +30,15 @@ from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from neggen_jax import hosts
+from neggen_jax.adjacency import Index
 from neggen_jax.errors import InputError
 from neggen_jax.ops.layout import (
     Array,
     Entries,
     Rows,
     Weigh,
+    both_ways,
     compress,
     numbered,
 )
@@ -69,7 +72,7 @@ class Graph:
 
 
 def make_graph(
-    edges: np.ndarray | tuple[np.ndarray, np.ndarray],
+    pairs: Index | np.ndarray | tuple[np.ndarray, np.ndarray],
     weights: np.ndarray | Weigh,
     shape: tuple[int, int],
     partition: Partition,
@@ -77,14 +80,14 @@ def make_graph(
 ) -> Graph:
     """Lays out a sparse matrix over the devices, for one exchange.
 
-    Each process makes the shards of its own devices alone, in two passes over
-    the edges for each orientation.
+    Each process makes the shards of its own devices alone, and reads nothing
+    else.
 
     Args:
-      edges: rows and columns of the entries, int `[n]` each, in any order,
-        unique; they may be mapped from disk.
-      weights: `[n]`, or a function of rows and columns of some entries that
-        gives theirs.
+      pairs: rows and columns of the entries: sorted both ways, or int `[n]`
+        each, in any order, which are sorted here. No pair occurs twice.
+      weights: by the names of the pairs, which are positions in the arrays;
+        or a function of rows and columns of some entries that gives theirs.
       shape: rows and columns, both multiples of `partition.shards(axis)`.
       partition: where the shards go, and by which exchange they multiply.
       axis: logical axis of the shards.
@@ -93,12 +96,13 @@ def make_graph(
     for size in shape:
         if size % shards:
             raise ValueError(f"{size} rows do not cut into {shards} shards")
-    entries = Entries(edges[0], edges[1], weights, shape)
-    counts = entries.count(shards)
+    if not isinstance(pairs, Index):
+        pairs = Index.make(pairs[0], pairs[1], *shape)
+    forward, backward = both_ways(pairs, weights, shape)
     (mesh_axis,) = partition.spec(axis)
     return Graph(
-        _lay_out(entries, counts, partition, axis),
-        _lay_out(entries.transpose, counts.T, partition, axis),
+        _lay_out(forward, partition, axis),
+        _lay_out(backward, partition, axis),
         partition.mesh,
         mesh_axis,
     )
@@ -153,16 +157,18 @@ def _blocks(partition: Partition, shards: int) -> tuple[int, bool]:
     return shards if ring else 1, on_cpu and not ring
 
 
-def _lay_out(
-    entries: Entries, counts: np.ndarray, partition: Partition, axis: str
-) -> Rows:
+def _lay_out(entries: Entries, partition: Partition, axis: str) -> Rows:
     """One orientation, on the devices."""
-    shards = len(counts)
+    shards = partition.shards(axis)
     blocks, native = _blocks(partition, shards)
-    if blocks == 1:
-        counts = counts.sum(axis=1, keepdims=True)
     own = partition.mine(shards, axis)
-    host = compress(entries, counts, own.tolist(), native)
+    if blocks == 1:
+        most = int(entries.sizes(shards).max())
+    else:
+        most = int(entries.count(own.tolist(), shards).max())
+        (most,) = hosts.largest("laying out a graph", [most])
+    fits_int32(most, "edges")
+    host = compress(entries, own.tolist(), shards, blocks, max(1, most), native)
     return jax.tree.map(lambda v: partition.join(v, own, shards, axis), host)
 
 
