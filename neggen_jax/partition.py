@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from neggen_jax.errors import InputError, nearest
 
 MESH_AXES = ("data", "model")
-EXCHANGES = ("gather", "ring")
+EXCHANGES = ("gather", "ring", "pull")
 
 # One mesh axis, several that act as one (the first is the slowest), or none.
 Axes = str | tuple[str, ...] | None
@@ -52,7 +52,7 @@ class Partition:
       mesh: devices arranged by `MESH_AXES`.
       rules: logical axis -> mesh axes.
       exchange: how sparse products on several shards come by the rows of
-        others, one of `EXCHANGES`; see `ops/sparse.py`.
+        others, one of `EXCHANGES`; see `ops/exchange.py`.
     """
 
     mesh: Mesh

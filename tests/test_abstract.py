@@ -29,7 +29,7 @@ NEEDS = {
     "neggen": Needs(user_item=True, counterfactuals=True),
 }
 # What is as long as the fullest shard has entries, of graphs and positives.
-ENTRIES = {".columns", ".rows", ".weights", ".edges", ".items"}
+ENTRIES = {".columns", ".rows", ".weights", ".edges", ".send", ".items"}
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,35 @@ def test_shards_have_room_for_their_skew(eight):
     graph = sparse.abstract_graph(1000, (64, 16), ring, skew=1.1)
     assert graph.forward.weights.shape == (8, 8, 18)  # ceil(1000 / 64 * 1.1)
     assert graph.forward.indptr is None
+    # Of 2 columns in a shard, 1000 / 64 draws meet all but one in 2000; of 8,
+    # they meet 6.86. In 16 rounds that is one at a time.
+    pull = dataclasses.replace(eight, exchange="pull")
+    graph = sparse.abstract_graph(1000, (64, 16), pull, skew=1.1)
+    assert graph.forward.weights.shape == (8, 16, 9)  # ceil(1000 / 128 * 1.1)
+    assert graph.forward.send.shape == (8, 16, 8, 1)
+    # 1000 (1 - exp(-1.5625)) = 790.4 columns of 1000, 54.3 in a round.
+    graph = sparse.abstract_graph(100_000, (8_000, 8_000), pull, skew=1.1)
+    assert graph.forward.send.shape == (8, 16, 8, 55)
+
+
+@pytest.mark.parametrize("rows", [64, 8_000])
+def test_no_draw_of_columns_needs_more_than_the_uniform(rows, eight):
+    """What plans take for granted of the vectors that are sent."""
+    pull = dataclasses.replace(eight, exchange="pull")
+    rng = np.random.default_rng(0)
+    for power in (1, 3):
+        drawn = rng.integers(rows, size=50_000) * 16_000
+        drawn += np.floor(16_000 * rng.random(50_000) ** power).astype(int)
+        pairs = np.divmod(np.unique(drawn), 16_000)
+        real = sparse.make_graph(
+            pairs, np.ones(len(pairs[0])), (rows, 16_000), pull
+        )
+        told = sparse.abstract_graph(50_000, (rows, 16_000), pull, skew=1.1)
+        for side in ("forward", "backward"):
+            said, is_ = getattr(told, side).send, getattr(real, side).send
+            assert is_.shape[-1] <= said.shape[-1]
+            if power == 1:
+                assert is_.shape[-1] >= 0.8 * said.shape[-1]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from neggen_jax import adjacency
 from neggen_jax.adjacency import Adjacency, Index
 from neggen_jax.errors import InputError
 from neggen_jax.ops import layout
-from neggen_jax.ops.layout import both_ways, compress
+from neggen_jax.ops.layout import ROUNDS, Needed, both_ways, lay_out
 from neggen_jax.ops.sparse import edge_weights, make_graph, subset
 from neggen_jax.partition import EXCHANGES
 
@@ -32,13 +32,22 @@ def entries(seed=0, count=300, shape=SHAPE):
     return both_ways(index, weights, shape), (rows, columns, weights)
 
 
-def made(some, exchange, own=range(SHARDS), native=False):
-    """Shards of entries, and how many entries each block has."""
-    counts = some.count(range(SHARDS), SHARDS)
-    if exchange == "gather":
-        counts = counts.sum(1, keepdims=True)
-    blocks, most = counts.shape[1], int(counts.max())
-    return compress(some, own, SHARDS, blocks, most, native), counts
+def made(some, exchange, own=range(SHARDS)):
+    """Shards of entries, and for each entry its column in the matrix.
+
+    Padding has column -1.
+    """
+    native = exchange == "gather"
+    rows, need = lay_out(some, list(own), SHARDS, exchange, native)
+    columns, width = rows.columns.copy(), some.shape[1] // SHARDS
+    if exchange == "ring":
+        columns += width * np.arange(SHARDS)[:, None]
+    if exchange == "pull":
+        sender, place = np.divmod(columns, need.shape[-1])
+        shard, block, _ = np.indices(columns.shape)
+        columns = need[shard, block, sender, place] + sender * width
+    columns[rows.edges == len(some.pairs)] = -1
+    return rows, columns
 
 
 def assert_same(one, other):
@@ -46,61 +55,81 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_entries_are_counted_by_both_shards():
-    (forward, backward), (rows, columns, _) = entries()
-    want = np.zeros((SHARDS, SHARDS), int)
-    np.add.at(want, (rows // 5, columns // 3), 1)
-    every = range(SHARDS)
-    np.testing.assert_array_equal(forward.count(every, SHARDS), want)
-    np.testing.assert_array_equal(backward.count(every, SHARDS), want.T)
-    np.testing.assert_array_equal(
-        backward.count([6, 1], SHARDS), want.T[[6, 1]]
-    )
-    np.testing.assert_array_equal(forward.sizes(SHARDS), want.sum(1))
-
-
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_rows_are_sorted_and_padding_is_last(exchange):
-    (some, _), (all_rows, all_columns, all_weights) = entries()
-    rows, counts = made(some, exchange)
-    assert rows.columns.shape == (*counts.shape, counts.max())
-    width = SHAPE[1] // counts.shape[1]
-    for shard, block in np.ndindex(*counts.shape):
-        size, here = counts[shard, block], (shard, block)
-        edges = rows.edges[here][:size]
-        row, column = all_rows[edges], all_columns[edges]
-        assert (np.diff(row * SHAPE[1] + column) > 0).all()
-        assert (row // 5 == shard).all()
-        assert (column // width == block).all()
-        np.testing.assert_array_equal(rows.rows[here][:size], row % 5)
-        np.testing.assert_array_equal(rows.columns[here][:size], column % width)
-        np.testing.assert_array_equal(
-            rows.weights[here][:size], all_weights[edges].astype(np.float32)
-        )
-        assert (rows.rows[here][size:] == rows.height - 1).all()
-        assert not rows.weights[here][size:].any()
-        assert (rows.edges[here][size:] == len(all_rows)).all()
+    both, (all_rows, all_columns, all_weights) = entries()
+    for some, ends in zip(
+        both, ((all_rows, all_columns), (all_columns, all_rows)), strict=True
+    ):
+        rows, columns = made(some, exchange)
+        height, seen = some.shape[0] // SHARDS, []
+        for here in np.ndindex(*rows.columns.shape[:2]):
+            size = (rows.edges[here] < len(all_rows)).sum()
+            edges = rows.edges[here][:size]
+            row, column = ends[0][edges], ends[1][edges]
+            assert (np.diff(row * some.shape[1] + column) > 0).all()
+            assert (row // height == here[0]).all()
+            np.testing.assert_array_equal(rows.rows[here][:size], row % height)
+            np.testing.assert_array_equal(columns[here][:size], column)
+            np.testing.assert_array_equal(
+                rows.weights[here][:size],
+                all_weights[edges].astype(np.float32),
+            )
+            assert (rows.rows[here][size:] == rows.height - 1).all()
+            assert not rows.weights[here][size:].any()
+            assert (rows.edges[here][size:] == len(all_rows)).all()
+            seen.append(edges)
+        sizes = list(map(len, seen))
+        assert rows.columns.shape[2] == max(sizes)
+        seen = np.sort(np.concatenate(seen))
+        np.testing.assert_array_equal(seen, np.arange(len(all_rows)))
+        by_shard = np.reshape(sizes, (SHARDS, -1)).sum(1)
+        np.testing.assert_array_equal(some.sizes(SHARDS), by_shard)
+
+
+def test_each_vector_is_asked_for_once_and_as_many_in_each_round():
+    """Even if ids follow popularity: entries of the first are in all rounds."""
+    rng = np.random.default_rng(0)
+    cells = np.unique(
+        rng.integers(400, size=2000) * 2400
+        + np.floor(2400 * rng.random(2000) ** 4).astype(int)
+    )
+    rows, columns = np.divmod(cells, 2400)
+    some = both_ways(Index.make(rows, columns, 400, 2400), None, (400, 2400))[0]
+    for shard in range(SHARDS):
+        needed = Needed.make(some, shard, SHARDS)
+        want = np.unique(columns[rows // 50 == shard])
+        np.testing.assert_array_equal(needed.columns, want)
+        most = needed.longest()
+        lists = needed.lists(most)
+        assert lists.shape == (ROUNDS, SHARDS, most)
+        counts = np.bincount(want // 300, minlength=SHARDS)
+        assert most == -(-counts.max() // ROUNDS)
+        asked = np.arange(ROUNDS)[:, None] + ROUNDS * np.arange(most)
+        for sender in range(SHARDS):
+            inside = asked < counts[sender]
+            assert inside.sum() == counts[sender]
+            assert np.ptp(inside.sum(1)) <= 1
+            found = lists[:, sender][inside] + 300 * sender
+            np.testing.assert_array_equal(
+                np.sort(found), want[want // 300 == sender]
+            )
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_rows_that_the_pairs_lack_are_empty(exchange):
     """Tables are padded to their shards, what is stored is not."""
-    (some, _), _ = entries()
+    (some, _), (_, _, weights) = entries()
     pairs = some.pairs
-    first = pairs.offsets[33]
-    short = dataclasses.replace(
-        some,
-        pairs=Adjacency(
-            pairs.offsets[:34], pairs.ends[:first], pairs.numbers[:first]
-        ),
-    )
-    native = exchange == "gather"
-    rows, counts = made(short, exchange, native=native)
-    np.testing.assert_array_equal(counts[7], 0)
-    assert (rows.weights[6] != 0).sum() == first - pairs.offsets[30]
+    last = pairs.offsets[33]
+    names = pairs.numbers[:last]
+    cut = Adjacency(pairs.offsets[:34], pairs.ends[:last], np.arange(last))
+    short = dataclasses.replace(some, pairs=cut, weights=weights[names])
+    rows, _ = made(short, exchange)
+    assert (rows.weights[6] != 0).sum() == last - pairs.offsets[30]
     assert not rows.weights[7].any()
-    if native:
-        assert (rows.indptr[6, 0, 3:] == first - pairs.offsets[30]).all()
+    if exchange == "gather":
+        assert (rows.indptr[6, 0, 3:] == last - pairs.offsets[30]).all()
         assert not rows.indptr[7].any()
 
 
@@ -122,8 +151,7 @@ class Guarded:
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_some_shards_are_those_of_all_and_read_nothing_else(exchange, own):
     for some in entries()[0]:
-        native = exchange == "gather"
-        every, counts = made(some, exchange, native=native)
+        every, columns = made(some, exchange)
         first, last = some.pairs.offsets[
             np.array([own[0], own[-1] + 1]) * (some.shape[0] // SHARDS)
         ]
@@ -135,13 +163,16 @@ def test_some_shards_are_those_of_all_and_read_nothing_else(exchange, own):
                 Guarded(some.pairs.numbers, first, last),
             ),
         )
-        mine = compress(
-            guarded, own, SHARDS, counts.shape[1], int(counts.max()), native
-        )
-        assert_same(mine, jax.tree.map(lambda x: x[own], every))
-        np.testing.assert_array_equal(
-            guarded.count(own, SHARDS), some.count(own, SHARDS)
-        )
+        mine, found = made(guarded, exchange, own)
+        # Alone, these shards may need less room.
+        room = mine.columns.shape[-1]
+        np.testing.assert_array_equal(found, columns[own][..., :room])
+        for name in ("rows", "weights", "edges"):
+            kept = getattr(every, name)[own]
+            np.testing.assert_array_equal(getattr(mine, name), kept[..., :room])
+        assert not every.weights[own][..., room:].any()
+        if exchange == "gather":
+            np.testing.assert_array_equal(mine.indptr, every.indptr[own])
         with pytest.raises(AssertionError):
             made(guarded, exchange)
 
@@ -223,7 +254,7 @@ want = np.zeros((shape[0], 3))
 np.add.at(want, edges[0], weights[:, None] * x[edges[1]])
 devices = np.asarray(jax.devices()).reshape(1, 8)
 peaks = {}
-for exchange in ("gather", "ring"):
+for exchange in ("gather", "ring", "pull"):
     partition = Partition(Mesh(devices, MESH_AXES), exchange=exchange)
     seen = []
     for _ in range(6):

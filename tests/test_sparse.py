@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neggen_jax.ops import sparse
+from neggen_jax.ops import exchange
 from neggen_jax.ops.sparse import dense, make_graph, multiply, subset
 from neggen_jax.partition import EXCHANGES
 
@@ -140,7 +140,7 @@ def test_the_segment_sum_of_accelerators_is_the_same(problem, partition, side):
     graph = make_graph(edges, weights, (ROWS, COLUMNS), partition)
     # Of the one block.
     rows = jax.tree.map(lambda v: v[:, 0], getattr(graph, side))
-    product = jax.vmap(sparse._segment_product, in_axes=(0, None))
+    product = jax.vmap(exchange._segment_product, in_axes=(0, None))
     out, half = jax.jit(
         lambda rows, x: (product(rows, x), product(rows, x.astype("bfloat16")))
     )(rows, x)

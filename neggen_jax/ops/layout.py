@@ -9,13 +9,17 @@ nothing else. They may be mapped from disk.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
 
+from neggen_jax import hosts
 from neggen_jax.adjacency import Adjacency, Index
+from neggen_jax.ops.positives import fits_int32
 
 # Built on the host, used on the devices.
 Array = jax.Array | np.ndarray
@@ -26,12 +30,26 @@ Weigh = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _NUMBERED = 2**31 - 1
 
 
+# Given columns of entries of one shard, their blocks, and where the vectors of
+# the columns are in what that block is multiplied by.
+Cut = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+# Rounds in which a shard is sent the vectors that it needs. More make buffers
+# smaller, and passes over a shard's sums more.
+ROUNDS = 16
+
+
 @flax.struct.dataclass
 class Rows:
     """Sorted rows, cut into `S` shards, and the entries of each into `B`.
 
-    B is 1, or else S: block b of a shard then has the entries whose columns
-    live in shard b of the columns, numbered from its beginning.
+    What a block is depends on the exchange (see `ops/exchange.py`):
+
+    - "gather" has one. Columns are those of the matrix.
+    - "ring" has S: block b has the entries whose columns live in shard b of
+      the columns, numbered from its beginning.
+    - "pull" has one for each round, in which every shard of the columns sends
+      c of its vectors; columns are numbered in the order that they arrive in.
 
     There is room for `S B n` entries, n those of the fullest block, and what
     is empty costs memory and work too. On 8 shards, B = 8 makes 1.3 times the
@@ -41,6 +59,7 @@ class Rows:
     times, and 6 to 7 with B = 1. More shards make all of this worse: an item
     with a share p of all entries puts p/S of them into each of its blocks,
     where 1/S^2 is the mean, so that at least p S times the room is made.
+    Rounds have no such trouble: columns are dealt to them in turn.
 
     Attributes:
       columns: int32 `[S, B, n]`, padded at the end.
@@ -52,6 +71,9 @@ class Rows:
       indptr: int32 `[S, 1, height + 1]`, offsets into the shard's entries;
         None where nobody reads them: they take as much as a column of the
         whole table.
+      send: int32 `[S, B, S, c]`, which of the vectors that a shard holds it
+        sends to each shard in each round, padded at the end; None if the
+        exchange is another one.
       height: rows in one shard.
     """
 
@@ -60,6 +82,7 @@ class Rows:
     weights: Array
     edges: Array | None
     indptr: Array | None
+    send: Array | None
     height: int = flax.struct.field(pytree_node=False)
 
 
@@ -94,21 +117,21 @@ class Entries:
         cuts = [self.within(shard, shards)[0] for shard in range(shards)]
         return np.diff(self.pairs.offsets[[*cuts, self.pairs.size]])
 
-    def count(self, own: Sequence[int], shards: int) -> np.ndarray:
-        """Entries of some shards, by the shard of their column.
+    def count(
+        self, own: Sequence[int], cuts: Sequence[Cut], shards: int, blocks: int
+    ) -> np.ndarray:
+        """Entries of some shards by their blocks, int64 `[len(own), blocks]`.
 
         Args:
-          own: those shards of the rows.
-          shards: that rows and columns are both cut into.
-
-        Returns:
-          int64 `[len(own), shards]`.
+          own: the shards.
+          cuts: of each of them.
+          shards: that there are.
+          blocks: that each is cut into.
         """
-        width = self.shape[1] // shards
-        counts = np.zeros((len(own), shards), np.int64)
-        for count, shard in zip(counts, own, strict=True):
+        counts = np.zeros((len(own), blocks), np.int64)
+        for count, shard, cut in zip(counts, own, cuts, strict=True):
             for _, ends, _ in self.pairs.blocks(*self.within(shard, shards)):
-                count += np.bincount(ends // width, minlength=shards)
+                count += np.bincount(cut(ends)[0], minlength=blocks)
         return counts
 
     def weigh(
@@ -145,9 +168,108 @@ def numbered(count: int) -> bool:
     return count <= _NUMBERED
 
 
+@dataclasses.dataclass(frozen=True)
+class Needed:
+    """The columns in which a shard has entries, by their shards.
+
+    They are dealt to rounds in turn, so that runs of columns that have most
+    of the entries, as ids by popularity make them, are spread.
+
+    Attributes:
+      columns: distinct, ascending.
+      starts: int64 `[S + 1]`, where those of each shard of columns begin.
+      width: columns of one shard.
+    """
+
+    columns: np.ndarray
+    starts: np.ndarray
+    width: int
+
+    @classmethod
+    def make(cls, entries: Entries, shard: int, shards: int) -> Needed:
+        """Looks them up for one shard of the rows."""
+        width = entries.shape[1] // shards
+        parts = [np.zeros(0, np.int32)] + [
+            np.unique(ends)
+            for _, ends, _ in entries.pairs.blocks(
+                *entries.within(shard, shards)
+            )
+        ]
+        columns = np.unique(np.concatenate(parts))
+        starts = np.searchsorted(columns, width * np.arange(shards + 1))
+        return cls(columns, starts, width)
+
+    def longest(self) -> int:
+        """Columns that one shard has to send in a round, at most."""
+        return -(-int(np.diff(self.starts).max()) // ROUNDS)
+
+    def _deal(self, columns: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The round, the sender and the place among what it sends then."""
+        sender = columns // self.width
+        rank = np.searchsorted(self.columns, columns) - self.starts[sender]
+        return rank % ROUNDS, sender, rank // ROUNDS
+
+    def cut(self, columns: np.ndarray, room: int) -> tuple[np.ndarray, ...]:
+        """A `Cut`; `room` is c, of all shards."""
+        block, sender, place = self._deal(columns)
+        return block, sender * room + place
+
+    def lists(self, room: int) -> np.ndarray:
+        """What to ask of each shard in each round, int32 `[B, S, c]`."""
+        out = np.zeros((ROUNDS, len(self.starts) - 1, room), np.int32)
+        out[self._deal(self.columns)] = self.columns % self.width
+        return out
+
+
+def lay_out(
+    entries: Entries,
+    own: Sequence[int],
+    shards: int,
+    exchange: str,
+    native: bool,
+) -> tuple[Rows, np.ndarray | None]:
+    """Lays some shards of a matrix out for an exchange.
+
+    All processes of a run have to come here, as they agree on the room.
+
+    Args:
+      entries: of the whole matrix.
+      own: the shards to make.
+      shards: that there are.
+      exchange: one of `partition.EXCHANGES`.
+      native: whether to make `indptr`.
+
+    Returns:
+      Rows whose arrays have only the shards in `own`, in that order, and no
+      lists of what to send; and for "pull" what these shards need of others,
+      int32 `[len(own), B, S, c]`, rows within each.
+    """
+    need = None
+    blocks = {"gather": 1, "ring": shards, "pull": ROUNDS}[exchange]
+    width = entries.shape[1] // blocks
+    cuts: list[Any] = [lambda columns: np.divmod(columns, width)] * len(own)
+    if exchange == "pull":
+        needed = [Needed.make(entries, shard, shards) for shard in own]
+        (most,) = hosts.largest(
+            "laying out a graph", [max(1, *(n.longest() for n in needed))]
+        )
+        fits_int32(shards * most, "vectors")
+        cuts = [functools.partial(n.cut, room=most) for n in needed]
+        need = np.stack([n.lists(most) for n in needed])
+    if exchange == "gather":
+        room = int(entries.sizes(shards).max())
+    else:
+        counts = entries.count(own, cuts, shards, blocks)
+        (room,) = hosts.largest("laying out a graph", [int(counts.max())])
+    fits_int32(room, "edges")
+    rows = compress(entries, own, cuts, shards, blocks, max(1, room), native)
+    return rows, need
+
+
 def compress(
     entries: Entries,
     own: Sequence[int],
+    cuts: Sequence[Cut],
     shards: int,
     blocks: int,
     room: int,
@@ -158,6 +280,7 @@ def compress(
     Args:
       entries: of the whole matrix.
       own: the shards to make.
+      cuts: of each of them.
       shards: that there are.
       blocks: that each is cut into, B.
       room: for the entries of a block; every process must find the same.
@@ -166,31 +289,29 @@ def compress(
     Returns:
       Rows whose arrays have only the shards in `own`, in that order.
     """
-    height, width = entries.shape[0] // shards, entries.shape[1] // blocks
-    total = len(entries.pairs)
+    height, total = entries.shape[0] // shards, len(entries.pairs)
     space = len(own), blocks, room
     columns = np.zeros(space, np.int32)
     rows = np.full(space, height - 1, np.int32)
     weights = np.zeros(space, np.float32)
     edges = np.full(space, total, np.int32) if numbered(total) else None
-    for here, shard in enumerate(own):
+    for here, (shard, cut) in enumerate(zip(own, cuts, strict=True)):
         filled = np.zeros(blocks, np.int64)
         for row, column, names in entries.pairs.blocks(
             *entries.within(shard, shards)
         ):
-            block = column // width
+            block, place = cut(column)
             order, at = _deal(block, filled)
-            row, column, names = row[order], column[order], names[order]
             where = here, block[order], at
-            rows[where] = row - height * shard
-            columns[where] = column % width
-            weights[where] = entries.weigh(names, row, column)
+            rows[where] = row[order] - height * shard
+            columns[where] = place[order]
+            weights[where] = entries.weigh(names, row, column)[order]
             if edges is not None:
-                edges[where] = names
+                edges[where] = names[order]
     indptr = None
     if native:
         indptr = np.stack([_offsets(entries, s, height) for s in own])
-    return Rows(columns, rows, weights, edges, indptr, height)
+    return Rows(columns, rows, weights, edges, indptr, None, height)
 
 
 def _deal(

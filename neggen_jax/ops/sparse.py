@@ -3,16 +3,8 @@
 A `Graph` keeps one sparse matrix in both orientations, each as sorted rows
 cut into equal row shards. The gradient of `R x` is `R^T g`, so with both at
 hand each device computes just the rows it owns, in either direction.
-`multiply` is `shard_map` over row shards, with one of two exchanges:
-
-- "gather": each device holds all of `x` while it multiplies.
-- "ring": `x` stays cut into shards, which go round the devices; each adds up
-  those parts of its rows whose columns it holds just now. What a device needs
-  does not grow with the table: two shards of `x`, the sums of its own rows,
-  and the messages of one block of entries.
-
-On CPU the product of "gather" is XLA's native CSR kernel (through BCSR); all
-others are segment sums over sorted rows.
+`multiply` is `shard_map` over row shards; how each comes by the rows of
+others is in `ops/exchange.py`, how entries are laid out in `ops/layout.py`.
 """
 
 from __future__ import annotations
@@ -26,20 +18,20 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from neggen_jax import hosts
 from neggen_jax.adjacency import Index
 from neggen_jax.errors import InputError
+from neggen_jax.ops import exchange
 from neggen_jax.ops.layout import (
+    ROUNDS,
     Array,
     Entries,
     Rows,
     Weigh,
     both_ways,
-    compress,
+    lay_out,
     numbered,
 )
 from neggen_jax.ops.positives import fits_int32
@@ -51,8 +43,7 @@ class Graph:
     """A sparse matrix `R` `[rows, columns]`, and its transpose.
 
     Attributes:
-      forward: rows of `R`; in one block for each shard of its columns if the
-        exchange is a ring, in one block otherwise.
+      forward: rows of `R`.
       backward: rows of `R^T`, alike.
       mesh: devices that the row shards live on.
       axis: what the shards are spread over: a mesh axis, several, or None.
@@ -123,53 +114,69 @@ def abstract_graph(
       shape: rows and columns, both multiples of `partition.shards(axis)`.
       partition: where the shards go, and by which exchange they multiply.
       axis: logical axis of the shards.
-      skew: entries of the fullest shard, or block of the ring, over those of
-        the mean one, which all are padded to; a single shard has none.
+      skew: entries of the fullest block of any shard over those of the mean
+        one, which all are padded to; a single shard has none. Of "pull" it is
+        also that of the vectors that one shard needs of another. Their mean
+        is that of columns drawn uniformly, which no other draw exceeds: `m`
+        entries meet `w (1 - exp(-m / w))` of `w` columns.
     """
     shards = partition.shards(axis)
     (mesh_axis,) = partition.spec(axis)
-    blocks, native = _blocks(partition, shards)
+    name, native = _exchange(partition, shards)
+    blocks = {"gather": 1, "ring": shards, "pull": ROUNDS}[name]
     mean = count / shards / blocks
-    room = max(1, math.ceil(mean * (skew if shards > 1 else 1)))
+    skew = skew if shards > 1 else 1.0
+    room = max(1, math.ceil(mean * skew))
     fits_int32(room, "edges")
 
-    def rows(height: int) -> Rows:
-        def of(size: int, dtype: Any = np.int32) -> Any:
-            return partition.abstract((shards, blocks, size), dtype, axis)
+    def rows(height: int, width: int) -> Rows:
+        def of(*sizes: int, dtype: Any = np.int32) -> Any:
+            return partition.abstract((shards, blocks, *sizes), dtype, axis)
 
+        send = None
+        if name == "pull":
+            distinct = -width * math.expm1(-count / shards**2 / width)
+            asked = min(float(width), distinct * skew)
+            send = of(shards, max(1, math.ceil(asked / ROUNDS)))
         return Rows(
             columns=of(room),
             rows=of(room),
-            weights=of(room, np.float32),
+            weights=of(room, dtype=np.float32),
             edges=of(room) if numbered(count) else None,
-            indptr=of(height // shards + 1) if native else None,
-            height=height // shards,
+            indptr=of(height + 1) if native else None,
+            send=send,
+            height=height,
         )
 
-    return Graph(rows(shape[0]), rows(shape[1]), partition.mesh, mesh_axis)
+    height, width = (size // shards for size in shape)
+    return Graph(
+        rows(height, width), rows(width, height), partition.mesh, mesh_axis
+    )
 
 
-def _blocks(partition: Partition, shards: int) -> tuple[int, bool]:
-    """Blocks of each shard, and whether the native kernel multiplies them."""
+def _exchange(partition: Partition, shards: int) -> tuple[str, bool]:
+    """The exchange, and whether CPU's native kernel multiplies."""
     # On one shard there is nothing to exchange.
-    ring = partition.exchange == "ring" and shards > 1
+    name = partition.exchange if shards > 1 else "gather"
     on_cpu = partition.mesh.devices.flat[0].platform == "cpu"
-    return shards if ring else 1, on_cpu and not ring
+    return name, on_cpu and name == "gather"
 
 
 def _lay_out(entries: Entries, partition: Partition, axis: str) -> Rows:
     """One orientation, on the devices."""
     shards = partition.shards(axis)
-    blocks, native = _blocks(partition, shards)
     own = partition.mine(shards, axis)
-    if blocks == 1:
-        most = int(entries.sizes(shards).max())
-    else:
-        most = int(entries.count(own.tolist(), shards).max())
-        (most,) = hosts.largest("laying out a graph", [most])
-    fits_int32(most, "edges")
-    host = compress(entries, own.tolist(), shards, blocks, max(1, most), native)
-    return jax.tree.map(lambda v: partition.join(v, own, shards, axis), host)
+    rows, need = lay_out(
+        entries, own.tolist(), shards, *_exchange(partition, shards)
+    )
+    rows, need = jax.tree.map(
+        lambda v: partition.join(v, own, shards, axis), (rows, need)
+    )
+    if need is None:
+        return rows
+    (mesh_axis,) = partition.spec(axis)
+    send = exchange.requests(need, partition.mesh, mesh_axis)
+    return dataclasses.replace(rows, send=send)
 
 
 @jax.custom_vjp
@@ -186,21 +193,16 @@ def multiply(graph: Graph, x: jax.Array) -> jax.Array:
       `[rows, d]`, in the dtype of `x`; sums run in float32.
     """
     spread = P(graph.axis)
-    ring = graph.forward.columns.shape[1] > 1
+    whole = exchange.reads_all(graph.forward)
 
     def local(rows: Rows, x: jax.Array) -> jax.Array:
         rows = jax.tree.map(lambda v: v[0], rows)
-        if ring:
-            return _ring_product(rows, x, graph.axis)
-        rows = jax.tree.map(lambda v: v[0], rows)
-        if rows.indptr is not None:
-            return _native_product(rows, x)
-        return _segment_product(rows, x)
+        return exchange.product(rows, x, graph.axis)
 
     return jax.shard_map(
         local,
         mesh=graph.mesh,
-        in_specs=(spread, spread if ring else P()),
+        in_specs=(spread, P() if whole else spread),
         out_specs=spread,
         check_vma=False,
     )(graph.forward, x)
@@ -215,55 +217,6 @@ def _multiply_backward(graph: Graph, g: jax.Array) -> tuple[None, jax.Array]:
 
 
 multiply.defvjp(_multiply_forward, _multiply_backward)
-
-
-def _native_product(rows: Rows, x: jax.Array) -> jax.Array:
-    entries: Any = (rows.weights, rows.columns, rows.indptr)
-    matrix = jsparse.BCSR(
-        entries,
-        shape=(rows.height, x.shape[0]),
-        indices_sorted=True,
-        unique_indices=True,
-    )
-    # The native kernel knows float32 alone.
-    return (matrix @ x.astype(jnp.float32)).astype(x.dtype)
-
-
-def _segment_product(rows: Rows, x: jax.Array) -> jax.Array:
-    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
-    return _add_messages(sums, rows, x).astype(x.dtype)
-
-
-def _ring_product(rows: Rows, x: jax.Array, axis: Any) -> jax.Array:
-    """Rows of one shard times the shards of `x`, one after another.
-
-    Args:
-      rows: `[B, n]`, a block for each shard.
-      x: the shard that this device begins with.
-      axis: mesh axis, or axes, of the ring.
-    """
-    shards, me = len(rows.columns), jax.lax.axis_index(axis)
-    to_previous = [(i, (i - 1) % shards) for i in range(shards)]
-
-    def add(step: Any, held: jax.Array, sums: jax.Array) -> jax.Array:
-        block = (me + step) % shards
-        return _add_messages(sums, jax.tree.map(lambda v: v[block], rows), held)
-
-    def body(step: Any, carry: tuple) -> tuple:
-        held, sums = carry
-        # Asked for before the product, which it does not wait for.
-        following = jax.lax.ppermute(held, axis, to_previous)
-        return following, add(step, held, sums)
-
-    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
-    held, sums = jax.lax.fori_loop(0, shards - 1, body, (x, sums))
-    return add(shards - 1, held, sums).astype(x.dtype)
-
-
-def _add_messages(sums: jax.Array, rows: Rows, x: jax.Array) -> jax.Array:
-    """Adds one block of entries `[n]` times `x` to `sums`."""
-    messages = x[rows.columns].astype(jnp.float32) * rows.weights[:, None]
-    return sums.at[rows.rows].add(messages, indices_are_sorted=True)
 
 
 def edge_weights(graph: Graph, num_edges: int) -> jax.Array:
@@ -305,9 +258,12 @@ def subset(graph: Graph, keep: jax.Array, size: int) -> Graph:
         jax.lax.rsqrt(jnp.maximum(_degrees(rows), 1.0))
         for rows in (forward, backward)
     )
-    forward = _reweigh(forward, row_scale, column_scale)
-    backward = _reweigh(backward, column_scale, row_scale)
-    return dataclasses.replace(graph, forward=forward, backward=backward)
+    some = dataclasses.replace(graph, forward=forward, backward=backward)
+    return dataclasses.replace(
+        some,
+        forward=_reweigh(some, row_scale, column_scale),
+        backward=_reweigh(some.transpose, column_scale, row_scale),
+    )
 
 
 def _numbers(rows: Rows) -> Array:
@@ -332,13 +288,13 @@ def _select(rows: Rows, edges: Array, keep: jax.Array, size: int) -> Rows:
     indptr = rows.indptr
     if indptr is not None:
         indptr = before[indptr].astype(jnp.int32)
-    return Rows(
+    return dataclasses.replace(
+        rows,
         columns=jnp.where(real, rows.columns[index], 0),
         rows=jnp.where(real, rows.rows[index], rows.height - 1),
         weights=real.astype(jnp.float32),
         edges=jnp.where(real, edges[index], keep.size),
         indptr=indptr,
-        height=rows.height,
     )
 
 
@@ -354,24 +310,45 @@ def _degrees(rows: Rows) -> jax.Array:
     return counts.reshape(-1).astype(jnp.float32)
 
 
-def _reweigh(rows: Rows, mine: jax.Array, theirs: jax.Array) -> Rows:
-    shards, blocks, _ = rows.columns.shape
-    width = theirs.size // blocks
-    row = rows.rows + rows.height * jnp.arange(shards)[:, None, None]
-    column = rows.columns + width * jnp.arange(blocks)[:, None]
+def _reweigh(graph: Graph, mine: jax.Array, theirs: jax.Array) -> Rows:
+    rows, scale = graph.forward, _of_columns(graph, theirs)
     return dataclasses.replace(
-        rows, weights=rows.weights * mine[row] * theirs[column]
+        rows, weights=rows.weights * mine[_row_numbers(rows)] * scale
     )
+
+
+def _row_numbers(rows: Rows) -> Any:
+    """The row of each entry in the whole matrix, `[S, B, n]`."""
+    shards = len(rows.rows)
+    return rows.rows + rows.height * np.arange(shards)[:, None, None]
+
+
+def _of_columns(graph: Graph, values: Any) -> Any:
+    """What each entry's column has of `values` `[columns]`, `[S, B, n]`."""
+    rows = graph.forward
+    if rows.send is not None:
+        spread = P(graph.axis)
+        return jax.shard_map(
+            lambda rows, v: exchange.pulled(
+                jax.tree.map(lambda x: x[0], rows), v, graph.axis
+            )[None],
+            mesh=graph.mesh,
+            in_specs=(spread, spread),
+            out_specs=spread,
+            check_vma=False,
+        )(rows, values)
+    blocks = rows.columns.shape[1]
+    width = values.size // blocks
+    return values[rows.columns + width * np.arange(blocks)[:, None]]
 
 
 def dense(graph: Graph) -> np.ndarray:
     """The matrix as dense float64 `[rows, columns]`: for tests, not for use."""
-    rows = jax.device_get(graph.forward)
-    shards, blocks, _ = rows.columns.shape
-    shape = rows.height * shards, graph.backward.height * shards
-    row = rows.rows + rows.height * np.arange(shards)[:, None, None]
-    column = rows.columns + shape[1] // blocks * np.arange(blocks)[:, None]
+    shards = len(graph.forward.columns)
+    shape = graph.forward.height * shards, graph.backward.height * shards
+    columns = _of_columns(graph, jnp.arange(shape[1], dtype=jnp.int32))
+    rows, columns = jax.device_get((graph.forward, columns))
     out = np.zeros(shape)
     # Padding adds zero.
-    np.add.at(out, (row, column), rows.weights)
+    np.add.at(out, (_row_numbers(rows), columns), rows.weights)
     return out

@@ -1,0 +1,189 @@
+"""Products of one shard of rows: how it comes by the vectors of others.
+
+All of this runs on one device, inside `shard_map`. There are three exchanges:
+
+- "gather": each device holds all of `x` while it multiplies.
+- "ring": `x` stays cut into shards, which go round the devices; each adds up
+  those parts of its rows whose columns it holds just now. What a device needs
+  does not grow with the table: two shards of `x`, the sums of its own rows,
+  and the messages of one block of entries. But the whole table passes
+  through it, and it goes over its sums as often as there are devices.
+- "pull": each device is sent the vectors that its entries have, once each,
+  in a number of rounds that does not depend on that of the devices. So what
+  it moves is bounded by its entries, however large the table. It holds two
+  rounds of vectors, and lists of those to send.
+
+On CPU the product of "gather" is XLA's native CSR kernel (through BCSR); all
+others are segment sums over sorted rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import sparse as jsparse
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from neggen_jax.ops.layout import Rows
+
+# A mesh axis, or several.
+Axis = Any
+
+
+def reads_all(rows: Rows) -> bool:
+    """Whether `product` wants all of `x`; else the shard of the device."""
+    return rows.send is None and rows.columns.shape[1] == 1
+
+
+def product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
+    """The rows of one shard times `x`.
+
+    Args:
+      rows: of one shard: `[B, n]` where all of them have `[S, B, n]`.
+      x: `[columns, d]`, or a shard of it; see `reads_all`.
+      axis: that the shards are spread over.
+
+    Returns:
+      `[height, d]`, in the dtype of `x`; sums run in float32.
+    """
+    if rows.send is not None:
+        return _pull_product(rows, x, axis)
+    if len(rows.columns) > 1:
+        return _ring_product(rows, x, axis)
+    rows = jax.tree.map(lambda v: v[0], rows)
+    if rows.indptr is not None:
+        return _native_product(rows, x)
+    return _segment_product(rows, x)
+
+
+def _native_product(rows: Rows, x: jax.Array) -> jax.Array:
+    entries: Any = (rows.weights, rows.columns, rows.indptr)
+    matrix = jsparse.BCSR(
+        entries,
+        shape=(rows.height, x.shape[0]),
+        indices_sorted=True,
+        unique_indices=True,
+    )
+    # The native kernel knows float32 alone.
+    return (matrix @ x.astype(jnp.float32)).astype(x.dtype)
+
+
+def _segment_product(rows: Rows, x: jax.Array) -> jax.Array:
+    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
+    return _add_messages(sums, rows, x).astype(x.dtype)
+
+
+def _ring_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
+    """Begins with the device's own shard; a block for each."""
+    shards, me = len(rows.columns), jax.lax.axis_index(axis)
+    to_previous = [(i, (i - 1) % shards) for i in range(shards)]
+    return _in_rounds(
+        rows,
+        x,
+        lambda step, held: jax.lax.ppermute(held, axis, to_previous),
+        lambda step: (me + step) % shards,
+    )
+
+
+def _pull_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
+    """A block for each round of vectors."""
+    send: Any = rows.send
+
+    def receive(step: Any) -> jax.Array:
+        held = jax.lax.all_to_all(x[send[step]], axis, 0, 0, tiled=True)
+        return held.reshape(-1, x.shape[1])
+
+    return _in_rounds(
+        rows,
+        receive(0),
+        lambda step, held: receive(step + 1),
+        lambda step: step,
+    )
+
+
+def _in_rounds(
+    rows: Rows,
+    held: jax.Array,
+    follow: Callable[[Any, jax.Array], jax.Array],
+    block: Callable[[Any], Any],
+) -> jax.Array:
+    """Adds up one block of entries after another.
+
+    Args:
+      rows: `[B, n]`.
+      held: vectors of the first round, `[m, d]`.
+      follow: given a round and its vectors, makes those of the next.
+      block: given a round, the block of its entries.
+    """
+
+    def add(step: Any, held: jax.Array, sums: jax.Array) -> jax.Array:
+        number = block(step)
+        return _add_messages(
+            sums, jax.tree.map(lambda v: v[number], rows), held
+        )
+
+    def body(step: Any, carry: tuple) -> tuple:
+        held, sums = carry
+        # Asked for before the product, which it does not wait for.
+        following = follow(step, held)
+        return following, add(step, held, sums)
+
+    last = len(rows.columns) - 1
+    sums = jnp.zeros((rows.height, held.shape[1]), jnp.float32)
+    held, sums = jax.lax.fori_loop(0, last, body, (held, sums))
+    return add(last, held, sums).astype(held.dtype)
+
+
+def _add_messages(sums: jax.Array, rows: Rows, x: jax.Array) -> jax.Array:
+    """Adds one block of entries `[n]` times `x` to `sums`."""
+    messages = x[rows.columns].astype(jnp.float32) * rows.weights[:, None]
+    return sums.at[rows.rows].add(messages, indices_are_sorted=True)
+
+
+def pulled(rows: Rows, values: jax.Array, axis: Axis) -> jax.Array:
+    """The number that each entry's column has.
+
+    Args:
+      rows: of one shard, for "pull".
+      values: `[w]`, of the columns of the device's shard.
+      axis: that the shards are spread over.
+
+    Returns:
+      `[B, n]`.
+    """
+    held = jax.lax.all_to_all(values[rows.send], axis, 1, 1, tiled=True)
+    held = held.reshape(len(held), -1)
+    return jnp.take_along_axis(held, rows.columns, axis=1)
+
+
+def requests(need: jax.Array, mesh: Mesh, axis: Axis) -> jax.Array:
+    """What every shard has to send, from what every shard needs.
+
+    Args:
+      need: int32 `[S, B, S, c]`, by who needs and who sends; the first axis
+        is spread over the devices.
+      mesh: the devices.
+      axis: that the shards are spread over.
+
+    Returns:
+      The same by who sends and who needs.
+    """
+    return _turn(mesh, axis)(need)
+
+
+@functools.cache
+def _turn(mesh: Mesh, axis: Axis) -> Any:
+    spread = P(axis)
+    turn = jax.shard_map(
+        lambda lists: jax.lax.all_to_all(lists, axis, 2, 2, tiled=True),
+        mesh=mesh,
+        in_specs=spread,
+        out_specs=spread,
+        check_vma=False,
+    )
+    return jax.jit(turn)
