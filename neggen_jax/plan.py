@@ -121,13 +121,20 @@ class Plan:
         )
 
     def times(self, name: str) -> roofline.Times:
-        """The roofline of a program."""
+        """The roofline of a program.
+
+        What all send to all goes through the links of others on its way, and
+        takes their time; other collectives hand things on to neighbours.
+        """
         counts = self.phases[name].counts
+        carried = dict(counts.collectives)
+        if "all-to-all" in carried:
+            carried["all-to-all"] *= self.case.topology.distance
         return roofline.times(
             self.case.topology.chip,
             counts.flops,
             counts.bytes,
-            sum(counts.collectives.values()),
+            sum(carried.values()),
             self.devices,
         )
 

@@ -77,6 +77,8 @@ def text(plan: Plan, tried: Tried) -> str:
         f"  {chip.flops / 1e12:g} TFLOP/s (bfloat16), {chip.bandwidth / 1e9:g} "
         f"GB/s of HBM and {chip.links / 1e9:g} GB/s",
         f"  over all links ({chip.source}): a least time, not a forecast.",
+        "  What all send to all takes "
+        f"{case.topology.distance:.1f} links to arrive.",
         "",
         "Received in a step, by kind, GB: " + (_collectives(plan) or "nothing"),
         f"An epoch: {plan.steps:,} steps, at least {_time(plan.epoch_seconds)}."

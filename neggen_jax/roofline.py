@@ -103,6 +103,16 @@ class Topology:
         """What each of them can do."""
         return CHIPS[self.kind]
 
+    @property
+    def distance(self) -> float:
+        """Links on the way from one chip to another, on average, at least 1.
+
+        That is in a torus; small slices of some kinds lack the links that
+        close it, and ways are longer there.
+        """
+        ways = sum((side**2 // 4) / side for side in self.shape)
+        return max(1.0, ways * self.chips / max(1, self.chips - 1))
+
     def __str__(self) -> str:
         return f"{self.kind}:{'x'.join(map(str, self.shape))}"
 

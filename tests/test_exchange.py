@@ -57,13 +57,13 @@ def products(matrix, partition, exchange, x, g):
     return np.asarray(out)[: len(g)], np.asarray(gradient)[: len(x)]
 
 
-def check(matrix, partition, seed=0):
-    """All exchanges against the dense reference, and each other."""
+def check(matrix, partition, seed=0, exchanges=EXCHANGES):
+    """Exchanges against the dense reference, and each other."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(matrix.shape[1], WIDTH)).astype(np.float32)
     g = rng.normal(size=(matrix.shape[0], WIDTH)).astype(np.float32)
     limits = bound(matrix, x), bound(matrix.T, g)
-    every = [products(matrix, partition, name, x, g) for name in EXCHANGES]
+    every = [products(matrix, partition, name, x, g) for name in exchanges]
     for out in every:
         for got, left, right, limit in zip(
             out, (matrix, matrix.T), (x, g), limits, strict=True
@@ -110,10 +110,12 @@ def matrices(draw):
     return matrix
 
 
-@given(matrices(), st.sampled_from([(1, 8), (4, 2)]))
+@given(
+    matrices(), st.sampled_from([(1, 8), (4, 2)]), st.sampled_from(EXCHANGES)
+)
 @settings(max_examples=25)
-def test_any_matrix(matrix, mesh):
-    check(matrix, on_mesh(*mesh))
+def test_any_matrix(matrix, mesh, exchange):
+    check(matrix, on_mesh(*mesh), exchanges=(exchange,))
 
 
 def test_one_shard_makes_one_program(one):
@@ -163,8 +165,7 @@ def test_the_program_does_not_grow_with_the_devices(mesh):
     assert len(re.findall(r" collective-permute(?:-start)?\(", text)) == 2
     assert " all-gather" not in text
     text = compiled_text(partition, "pull")
-    # The first round, and all others.
-    assert len(re.findall(r" all-to-all(?:-start)?\(", text)) == 4
+    assert len(re.findall(r" all-to-all(?:-start)?\(", text)) == 2
     assert " all-gather" not in text
     text = compiled_text(partition, "gather")
     assert " collective-permute" not in text

@@ -156,6 +156,18 @@ def test_the_roofline_is_the_slowest_resource():
     assert times(chip, chip.flops, 0, 0, devices=2).compute == 2.0
 
 
+@pytest.mark.parametrize("pod", ["v5e:4x4", "v5e:16x16", "v4:3x4x1", "v5e:1x1"])
+def test_the_distance_of_chips_is_that_of_the_torus(pod):
+    topology = Topology.parse(pod)
+    chips = np.array(list(np.ndindex(*topology.shape)))
+    apart = np.abs(chips[:, None] - chips)
+    links = np.minimum(apart, np.array(topology.shape) - apart).sum(-1)
+    others = links[links > 0]
+    assert topology.distance == pytest.approx(
+        others.mean() if others.size else 1
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -10,8 +10,8 @@ All of this runs on one device, inside `shard_map`. There are three exchanges:
   through it, and it goes over its sums as often as there are devices.
 - "pull": each device is sent the vectors that its entries have, once each,
   in a number of rounds that does not depend on that of the devices. So what
-  it moves is bounded by its entries, however large the table. It holds two
-  rounds of vectors, and lists of those to send.
+  it moves is bounded by its entries, however large the table. It holds one
+  round of vectors, and lists of those to send.
 
 On CPU the product of "gather" is XLA's native CSR kernel (through BCSR); all
 others are segment sums over sorted rows.
@@ -20,7 +20,6 @@ others are segment sums over sorted rows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -79,64 +78,37 @@ def _segment_product(rows: Rows, x: jax.Array) -> jax.Array:
 
 
 def _ring_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
-    """Begins with the device's own shard; a block for each."""
+    """Begins with the device's own shard; a block of entries for each."""
     shards, me = len(rows.columns), jax.lax.axis_index(axis)
     to_previous = [(i, (i - 1) % shards) for i in range(shards)]
-    return _in_rounds(
-        rows,
-        x,
-        lambda step, held: jax.lax.ppermute(held, axis, to_previous),
-        lambda step: (me + step) % shards,
-    )
-
-
-def _pull_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
-    """A block for each round of vectors."""
-    send: Any = rows.send
-
-    def receive(step: Any) -> jax.Array:
-        held = jax.lax.all_to_all(x[send[step]], axis, 0, 0, tiled=True)
-        return held.reshape(-1, x.shape[1])
-
-    return _in_rounds(
-        rows,
-        receive(0),
-        lambda step, held: receive(step + 1),
-        lambda step: step,
-    )
-
-
-def _in_rounds(
-    rows: Rows,
-    held: jax.Array,
-    follow: Callable[[Any, jax.Array], jax.Array],
-    block: Callable[[Any], Any],
-) -> jax.Array:
-    """Adds up one block of entries after another.
-
-    Args:
-      rows: `[B, n]`.
-      held: vectors of the first round, `[m, d]`.
-      follow: given a round and its vectors, makes those of the next.
-      block: given a round, the block of its entries.
-    """
 
     def add(step: Any, held: jax.Array, sums: jax.Array) -> jax.Array:
-        number = block(step)
-        return _add_messages(
-            sums, jax.tree.map(lambda v: v[number], rows), held
-        )
+        block = (me + step) % shards
+        return _add_messages(sums, jax.tree.map(lambda v: v[block], rows), held)
 
     def body(step: Any, carry: tuple) -> tuple:
         held, sums = carry
         # Asked for before the product, which it does not wait for.
-        following = follow(step, held)
+        following = jax.lax.ppermute(held, axis, to_previous)
         return following, add(step, held, sums)
 
-    last = len(rows.columns) - 1
-    sums = jnp.zeros((rows.height, held.shape[1]), jnp.float32)
-    held, sums = jax.lax.fori_loop(0, last, body, (held, sums))
-    return add(last, held, sums).astype(held.dtype)
+    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
+    held, sums = jax.lax.fori_loop(0, shards - 1, body, (x, sums))
+    return add(shards - 1, held, sums).astype(x.dtype)
+
+
+def _pull_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
+    """A block of entries for each round of vectors."""
+    send: Any = rows.send
+
+    def body(step: Any, sums: jax.Array) -> jax.Array:
+        held = x[send[step].reshape(-1)]
+        held = jax.lax.all_to_all(held, axis, 0, 0, tiled=True)
+        return _add_messages(sums, jax.tree.map(lambda v: v[step], rows), held)
+
+    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
+    sums = jax.lax.fori_loop(0, len(send), body, sums)
+    return sums.astype(x.dtype)
 
 
 def _add_messages(sums: jax.Array, rows: Rows, x: jax.Array) -> jax.Array:

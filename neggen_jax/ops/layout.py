@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,9 +35,12 @@ _NUMBERED = 2**31 - 1
 # the columns are in what that block is multiplied by.
 Cut = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
+# Rows of a tile of TPUs' memory.
+_TILE = 8
+
 # Rounds in which a shard is sent the vectors that it needs. More make buffers
 # smaller, and passes over a shard's sums more.
-ROUNDS = 16
+ROUNDS = 8
 
 
 @flax.struct.dataclass
@@ -201,13 +205,13 @@ class Needed:
 
     def longest(self) -> int:
         """Columns that one shard has to send in a round, at most."""
-        return -(-int(np.diff(self.starts).max()) // ROUNDS)
+        return math.ceil(np.diff(self.starts).max() / ROUNDS)
 
     def _deal(self, columns: np.ndarray) -> tuple[np.ndarray, ...]:
         """The round, the sender and the place among what it sends then."""
         sender = columns // self.width
-        rank = np.searchsorted(self.columns, columns) - self.starts[sender]
-        return rank % ROUNDS, sender, rank // ROUNDS
+        place = np.searchsorted(self.columns, columns)
+        return place % ROUNDS, sender, (place - self.starts[sender]) // ROUNDS
 
     def cut(self, columns: np.ndarray, room: int) -> tuple[np.ndarray, ...]:
         """A `Cut`; `room` is c, of all shards."""
@@ -219,6 +223,14 @@ class Needed:
         out = np.zeros((ROUNDS, len(self.starts) - 1, room), np.int32)
         out[self._deal(self.columns)] = self.columns % self.width
         return out
+
+
+def tiled(count: int) -> int:
+    """Room for vectors that are sent: at least one, in whole tiles.
+
+    Otherwise TPUs would copy what they have received to put it together.
+    """
+    return max(1, math.ceil(count / _TILE)) * _TILE
 
 
 def lay_out(
@@ -251,8 +263,9 @@ def lay_out(
     if exchange == "pull":
         needed = [Needed.make(entries, shard, shards) for shard in own]
         (most,) = hosts.largest(
-            "laying out a graph", [max(1, *(n.longest() for n in needed))]
+            "laying out a graph", [max(n.longest() for n in needed)]
         )
+        most = tiled(most)
         fits_int32(shards * most, "vectors")
         cuts = [functools.partial(n.cut, room=most) for n in needed]
         need = np.stack([n.lists(most) for n in needed])

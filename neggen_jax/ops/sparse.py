@@ -33,6 +33,7 @@ from neggen_jax.ops.layout import (
     both_ways,
     lay_out,
     numbered,
+    tiled,
 )
 from neggen_jax.ops.positives import fits_int32
 from neggen_jax.partition import Partition
@@ -137,7 +138,7 @@ def abstract_graph(
         if name == "pull":
             distinct = -width * math.expm1(-count / shards**2 / width)
             asked = min(float(width), distinct * skew)
-            send = of(shards, max(1, math.ceil(asked / ROUNDS)))
+            send = of(shards, tiled(math.ceil(asked / ROUNDS)))
         return Rows(
             columns=of(room),
             rows=of(room),
