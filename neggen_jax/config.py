@@ -95,7 +95,8 @@ def base() -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "model": 1, "tables": "model"})
     # How propagation over several shards of a table comes by the others:
     # "gather" holds the whole table on each device while it multiplies;
-    # "ring" passes the shards round, in memory that does not grow with it.
+    # "ring" passes the shards round, in memory that does not grow with it;
+    # "pull" sends each device the rows that its part of the graph has.
     config.mesh.exchange = "gather"
     return config
 

@@ -253,12 +253,18 @@ def make(case: Case) -> Plan:
 
 
 def _notes(case: Case) -> list[str]:
-    """What no compiler tells: memory of the hosts."""
+    """What no compiler tells: memory of the hosts, and what was assumed."""
     loaded = 8 * case.interactions / 2**30
-    return [
+    notes = [
         f"every host reads all train interactions, {loaded:.1f} GiB, beside "
         "its shards of the graphs"
     ]
+    if case.config.mesh.exchange == "pull":
+        notes.append(
+            "vectors are sent as if both ends of edges were drawn uniformly, "
+            "where most are needed; of a graph with popular ends they are fewer"
+        )
+    return notes
 
 
 def _encoded(run: Run, state: Any, made: Any) -> tuple[Any, Any]:

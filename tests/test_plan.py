@@ -136,6 +136,18 @@ def test_hosts_are_noted(on_cpu):
     assert "note: " in plan_report.text(made, [])
 
 
+def test_vectors_that_all_send_to_all_are_counted_by_the_links(on_cpu):
+    case = small_case(mesh__exchange="pull", mesh__tables="all")
+    made = plan.make(case)
+    received = made.phases["train"].counts.collectives
+    assert received["all-to-all"] > 0
+    assert "drawn uniformly" in made.notes[1]
+    # On a torus of 2 x 2 one of three others is two links away.
+    longer = sum(received.values()) + received["all-to-all"] / 3
+    seconds = made.times("train").interconnect
+    assert seconds == pytest.approx(longer / case.topology.chip.links)
+
+
 def test_a_bad_config_is_refused_as_a_run_would_be(on_cpu):
     case = plan.changed(small_case(model=1), {"train.batch_size": 63})
     with pytest.raises(InputError, match="does not cut evenly"):
