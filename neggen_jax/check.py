@@ -44,6 +44,9 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
         "keep",
     ):
         _within(f"train.{key}", 1, 2**31 - 1, train[key])
+    # Runs of earlier versions do not have the key.
+    several = train.get("batches_per_step", 1)
+    _within("train.batches_per_step", 1, 2**31 - 1, several)
     _within("evaluate.block_size", 1, 2**31 - 1, config.evaluate.block_size)
     _within("seed", 0, 2**32 - 1, config.seed)
     _check_parts(config, catalog)

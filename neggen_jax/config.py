@@ -59,8 +59,13 @@ def base() -> ConfigDict:
     config.optimizer.groups = ConfigDict()
 
     config.train = ConfigDict()
-    # Positive pairs in one step, over all devices.
+    # Positive pairs in one batch, over all devices.
     config.train.batch_size = 2048
+    # Batches that share one propagation, and one step of the optimiser on
+    # the mean of their gradients. More than 1 is for graphs that are too
+    # large to propagate for every batch; steps are fewer by as much, and
+    # want a higher learning rate.
+    config.train.batches_per_step = 1
     config.train.epochs = 300
     # Workdir of a run whose best encoder this one begins with; "": anew.
     config.train.start_from = ""

@@ -75,9 +75,26 @@ class Recommender(nn.Module):
     def __call__(
         self, inputs: Inputs, batch: Batch, clock: Clock
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of one batch.
+        """The loss of one batch; see `loss`."""
+        return self.loss(self.embed(inputs), inputs, batch, clock)
+
+    def embed(self, inputs: Inputs) -> Encoded:
+        """Embeds every user and item, as losses read them."""
+        # Rows are gathered from float32 tables, so that gradients of a row
+        # that occurs many times are summed in float32 too.
+        return jax.tree.map(
+            lambda x: x.astype(jnp.float32), self.encoder(inputs)
+        )
+
+    def loss(
+        self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of one batch, of what has been embedded.
+
+        It reads no parameters of the encoder.
 
         Args:
+          encoded: by `embed`.
           inputs: as prepared for the epoch.
           batch: positive pairs, int32 `[B]` each.
           clock: how far the run is.
@@ -85,11 +102,6 @@ class Recommender(nn.Module):
         Returns:
           The total, and every term and metric by name.
         """
-        # Rows are gathered from float32 tables, so that gradients of a row
-        # that occurs many times are summed in float32 too.
-        encoded = jax.tree.map(
-            lambda x: x.astype(jnp.float32), self.encoder(inputs)
-        )
         drawn = {
             name: source(encoded, inputs, batch, clock)
             for name, source in self.sources.items()

@@ -106,13 +106,16 @@ class Run:
         if needs.counterfactuals and wanted.feed == "batches":
             assert catalog.counterfactuals is not None
             tables = rewritten.columns(catalog.counterfactuals)
+        # Runs of earlier versions do not have the key.
+        several = config.train.get("batches_per_step", 1)
+        size = several * config.train.batch_size
         stream = batches.make_stream(
             catalog,
-            config.train.batch_size,
+            size,
             config.train.steps_per_dispatch,
             config.seed,
             item_tables=tables,
-            places=partition.mine(config.train.batch_size, "batch"),
+            places=partition.mine(size, "batch"),
         )
         steps = stream.schedule.steps_per_epoch
         program = Program(
@@ -126,6 +129,7 @@ class Run:
             epochs=config.train.epochs,
             dtype=config.train.dtype,
             decay=config.train.ema,
+            batches=several,
         )
         return cls(config, catalog, partition, program, stream, placed)
 
@@ -138,7 +142,7 @@ class Run:
         return self.program.place(self.inputs, batch)
 
     def batch(self) -> dict[str, Any]:
-        """The shapes of one batch."""
+        """The shapes of what one step reads."""
         size = self.stream.batch_size
         return {
             name: self.partition.abstract((size, *shape), dtype, "batch")

@@ -80,6 +80,7 @@ class Program:
       epochs: of the whole run, for schedules that stretch over it.
       dtype: of activations; parameters and losses stay float32.
       decay: of the running average; 0 keeps none.
+      batches: that one step reads; they share one propagation.
     """
 
     recommender: Recommender
@@ -90,6 +91,7 @@ class Program:
     epochs: int
     dtype: str = "float32"
     decay: float = 0.0
+    batches: int = 1
 
     def key(self, purpose: int) -> jax.Array:
         """An independent key for each purpose."""
@@ -104,6 +106,7 @@ class Program:
         """The state of step 0, with axes named where modules named them."""
         params_key, draw_key = jax.random.split(self.key(0))
         inputs = self.recommender.prepare(inputs, self.key(1))
+        batch = jax.tree.map(lambda x: x[0], self._cut(batch))
         variables = self.recommender.init(
             {"params": params_key, "negatives": draw_key},
             inputs,
@@ -179,7 +182,33 @@ class Program:
     def step(
         self, state: State, inputs: Inputs, batch: Stack
     ) -> tuple[State, Terms]:
-        """One optimiser step on one batch."""
+        """One optimiser step: on one batch, or on several at once.
+
+        Args:
+          state: before it.
+          inputs: as prepared for the epoch.
+          batch: int32 `[batches * B]` each.
+        """
+        gradient = self._gradient if self.batches == 1 else self._mean_gradient
+        grads, terms, variables = gradient(state, inputs, batch)
+        updates, opt_state = self.optimizer.update(
+            grads, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if average is not None:
+            average = optax.incremental_update(params, average, 1 - self.decay)
+        terms["gradient_norm"] = optax.tree.norm(grads)
+        for name, part in by_modality(grads, modalities(inputs)).items():
+            terms[f"gradient_norm/{name}"] = optax.tree.norm(part)
+        terms["update_norm"] = optax.tree.norm(updates)
+        after = State(state.step + 1, params, opt_state, variables, average)
+        return after, terms
+
+    def _gradient(
+        self, state: State, inputs: Inputs, batch: Stack
+    ) -> tuple[Any, Terms, Any]:
+        """The gradient of one batch, its terms, and variables after it."""
         clock = self.clock(state.step)
         draw_key = jax.random.fold_in(self.key(2), state.step)
 
@@ -195,19 +224,71 @@ class Program:
             return total, (terms, variables)
 
         grads, (terms, variables) = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt_state = self.optimizer.update(
-            grads, state.opt_state, state.params
+        return grads, terms, variables
+
+    def _mean_gradient(
+        self, state: State, inputs: Inputs, batch: Stack
+    ) -> tuple[Any, Terms, Any]:
+        """The gradient of the mean loss of several batches.
+
+        All see the same parameters, so users and items are embedded once.
+        The gradients with respect to these embeddings are added up over the
+        batches, one after another, and then go back through the encoder
+        once. Each batch draws its own negatives, and what sources keep goes
+        from batch to batch.
+        """
+        clock = self.clock(state.step)
+        draw_key = jax.random.fold_in(self.key(2), state.step)
+
+        def apply(params, variables, key, method, *args):
+            return self.recommender.apply(
+                {"params": self._cast(params), **variables},
+                *args,
+                rngs={"negatives": key},
+                mutable=list(variables),
+                method=method,
+            )
+
+        def embed(params):
+            return apply(params, state.variables, draw_key, "embed", inputs)
+
+        def loss(read, variables, batch, key):
+            encoded, others = read
+            (total, terms), variables = apply(
+                others, variables, key, "loss", encoded, inputs, batch, clock
+            )
+            return total / self.batches, (terms, variables)
+
+        def body(carry, at):
+            variables, sums = carry
+            grads, (terms, variables) = jax.grad(loss, has_aux=True)(
+                read, variables, *at
+            )
+            return (variables, jax.tree.map(jnp.add, sums, grads)), terms
+
+        # Losses read what the encoder gives, never its parameters.
+        others = {k: v for k, v in state.params.items() if k != "encoder"}
+        encoder = {k: v for k, v in state.params.items() if k == "encoder"}
+        encoded, backward, variables = jax.vjp(embed, encoder, has_aux=True)
+        read = encoded, others
+        keys = jax.random.split(draw_key, self.batches)
+        (variables, (sums, grads)), terms = jax.lax.scan(
+            body,
+            (variables, jax.tree.map(jnp.zeros_like, read)),
+            (self._cut(batch), keys),
         )
-        params = optax.apply_updates(state.params, updates)
-        average = state.average
-        if average is not None:
-            average = optax.incremental_update(params, average, 1 - self.decay)
-        terms["gradient_norm"] = optax.tree.norm(grads)
-        for name, part in by_modality(grads, modalities(inputs)).items():
-            terms[f"gradient_norm/{name}"] = optax.tree.norm(part)
-        terms["update_norm"] = optax.tree.norm(updates)
-        after = State(state.step + 1, params, opt_state, variables, average)
-        return after, terms
+        (through,) = backward(sums)
+        return {**through, **grads}, _over_batches(terms), variables
+
+    def _cut(self, batch: Stack) -> Stack:
+        """Cuts what a step reads into its batches, `[batches, B]` each."""
+
+        def cut(x):
+            # Every n-th example is of the same batch: each device cuts what
+            # it holds, and nothing moves.
+            return x.reshape(-1, self.batches, *x.shape[1:]).swapaxes(0, 1)
+
+        return jax.tree.map(cut, batch)
 
     def dispatch(
         self, state: State, inputs: Inputs, stack: Stack, count: jax.Array
@@ -217,7 +298,7 @@ class Program:
         Args:
           state: donated.
           inputs: as prepared for the epoch.
-          stack: int32 `[S, B]` each.
+          stack: int32 `[S, batches * B]` each.
           count: int32 scalar, at most S; not static, so that a short stack
             at the end of an epoch needs no program of its own.
         """
@@ -298,6 +379,22 @@ def modalities(inputs: Inputs) -> set[str]:
     if inputs.counterfactuals is not None:
         names |= {*inputs.counterfactuals.mean}
     return names
+
+
+def _over_batches(terms: Terms) -> Terms:
+    """Means over the batches of a step, `[n]` each.
+
+    A metric's is over those batches that had something to measure; but a
+    loss that is not finite in one of them is not finite in the mean.
+    """
+    fine = jnp.isfinite(terms["loss"]).all()
+
+    def mean(x):
+        there = jnp.isfinite(x)
+        some = jnp.where(there, x, 0).sum() / there.sum()
+        return jnp.where(fine, some, x.mean())
+
+    return jax.tree.map(mean, terms)
 
 
 def _add(sums: Terms, seen: Terms, terms: Terms) -> tuple[Terms, Terms]:
