@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from neggen_jax import hosts
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import read_json, write_json
-from neggen_jax.config import RESUMABLE, flatten
+from neggen_jax.config import RESUMABLE, base, flatten
 from neggen_jax.errors import InputError
 
 
@@ -122,6 +122,10 @@ def _check_same(then: dict, now: dict, directory: pathlib.Path) -> None:
             fix="give that dataset, or choose another --workdir",
         )
     old, new = flatten(then["config"]), flatten(now["config"])
+    # What an earlier version did as it did, a key added since says at its
+    # default.
+    usual = flatten(base())
+    old = {key: usual[key] for key in new.keys() & usual.keys()} | old
     free = set(RESUMABLE)
     ramps = [value for key, value in new.items() if key.endswith(".unit")]
     if new.get("optimizer.schedule") != "constant" or "run" in ramps:

@@ -59,6 +59,20 @@ def test_every_key_but_the_resumable_ones_ties_the_workdir(
     assert digests(directory) == before
 
 
+def test_a_run_of_before_there_was_a_key_may_go_on(claimed, catalog):
+    """At the key's default, which is what that version did."""
+    directory, config = claimed
+    path = directory / "run.json"
+    identity = json.loads(path.read_text())
+    del identity["config"]["train"]["batches_per_step"]
+    path.write_text(json.dumps(identity))
+    workdir.claim(directory, config, catalog)
+    path.write_text(json.dumps(identity))
+    config.train.batches_per_step = 2
+    with pytest.raises(InputError, match="batches_per_step: 1 -> 2"):
+        workdir.claim(directory, config, catalog)
+
+
 def test_names_all_keys_that_differ(claimed, catalog):
     directory, _ = claimed
     with pytest.raises(InputError) as caught:
