@@ -64,13 +64,14 @@ def base() -> ConfigDict:
     # Batches that share one propagation, and one step of the optimiser on
     # the mean of their gradients. More than 1 is for graphs that are too
     # large to propagate for every batch; steps are fewer by as much, and
-    # want a higher learning rate.
+    # want a higher learning rate (for 16, some 2 to 4 times).
     config.train.batches_per_step = 1
     config.train.epochs = 300
     # Workdir of a run whose best encoder this one begins with; "": anew.
     config.train.start_from = ""
-    # Most steps that are stacked for one dispatch to the devices. Told to
-    # stop, a run ends those that are under way: two, or three over processes.
+    # Most steps that are stacked for one dispatch to the devices, each with
+    # all its batches. Told to stop, a run ends the dispatches that are under
+    # way: two, or three over processes.
     config.train.steps_per_dispatch = 16
     # Epochs between two evaluations on valid.
     config.train.eval_every = 1
