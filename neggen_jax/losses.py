@@ -7,6 +7,7 @@ to what they drew. All means are over the batch, in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives.source import Batch, Negatives
 
 Drawn = Mapping[str, Negatives]
+
+# In-batch logits that are held at a time, of all devices: 256 MiB.
+_LOGITS = 2**26
 
 
 def _drawn(negatives: Drawn, source: str) -> Negatives:
@@ -76,11 +80,13 @@ def bpr(
     """
     drawn = _drawn(negatives, source)
     user_table, item_table = _view(encoded, view)
-    users = user_table[batch["users"]].astype(jnp.float32)
-    items = item_table[batch["items"]].astype(jnp.float32)
+    users = encoded.take(user_table, batch["users"]).astype(jnp.float32)
+    items = encoded.take(item_table, batch["items"]).astype(jnp.float32)
     if drawn.positives is not None and not view:
         items = drawn.positives
-    vectors = item_table[_items(negatives, source)] if view else drawn.vectors
+    vectors = drawn.vectors
+    if view:
+        vectors = encoded.take(item_table, _items(negatives, source))
     weights = drawn.weights.astype(jnp.float32)
     positive = (users * items).sum(-1, keepdims=True)
     negative = jnp.einsum("bd,bkd->bk", users, vectors.astype(jnp.float32))
@@ -140,10 +146,10 @@ def l2(
     """
     user_table, item_table = _view(encoded, view)
     weights = _drawn(negatives, source).weights
-    drawn = _squares(item_table[_items(negatives, source)])
+    drawn = _squares(encoded.take(item_table, _items(negatives, source)))
     squares = (
-        _squares(user_table[batch["users"]]).sum()
-        + _squares(item_table[batch["items"]]).sum()
+        _squares(encoded.take(user_table, batch["users"])).sum()
+        + _squares(encoded.take(item_table, batch["items"])).sum()
         + (drawn * weights).sum() / weights.shape[1]
     )
     return squares / (2 * len(batch["users"]))
@@ -178,12 +184,34 @@ def infonce(
     del negatives
     total = jnp.zeros(())
     for side, rows in enumerate((batch["users"], batch["items"])):
-        anchors = _unit(_view(encoded, left)[side][rows])
-        others = _unit(_view(encoded, right)[side][rows])
+        anchors = _unit(encoded.take(_view(encoded, left)[side], rows))
+        others = _unit(encoded.take(_view(encoded, right)[side], rows))
         own = (anchors * others).sum(-1) / temperature
-        logits = anchors @ others.T / temperature
-        total += jnp.mean(_log_sum_exp(logits, 1 / temperature) - own)
+        total += jnp.mean(_normaliser(anchors, others, temperature) - own)
     return total
+
+
+def _normaliser(
+    anchors: jax.Array, others: jax.Array, temperature: float
+) -> jax.Array:
+    """Log-sum-exp of each anchor's cosines with all others, `[B]`.
+
+    Of the whole batch, whatever the devices; by chunks of anchors, which the
+    backward pass computes once more, so that no `[B, B]` is ever held.
+    """
+    count, dim = anchors.shape
+
+    def chunk(some: jax.Array) -> jax.Array:
+        return _log_sum_exp(some @ others.T / temperature, 1 / temperature)
+
+    wanted = math.ceil(count**2 / _LOGITS)
+    chunks = math.gcd(count, 1 << (wanted - 1).bit_length())
+    if chunks == 1:
+        return chunk(anchors)
+    # Every n-th is of the same chunk: each device cuts what it holds.
+    cut = anchors.reshape(-1, chunks, dim).swapaxes(0, 1)
+    out = jax.lax.map(jax.checkpoint(chunk), cut)
+    return out.swapaxes(0, 1).reshape(-1)
 
 
 def alignment(
@@ -212,7 +240,8 @@ def alignment(
       anchor: "item", or "user" for `e_u` instead: the effect is then what
         tells the items that a user chose.
       others: how many of the batch's pairs lend the effects of their items
-        as further negatives; its first, and a batch is in no order.
+        as further negatives; at equal distances, so that all parts of the
+        interactions have some (`data/batches.py`).
 
     Returns:
       The mean over the pairs whose item has an effect.
@@ -234,7 +263,7 @@ def alignment(
     users, items = batch["users"], batch["items"]
     by_user = anchor == "user"
     table, rows = (encoded.users, users) if by_user else (encoded.items, items)
-    anchors = _unit(table[rows])
+    anchors = _unit(encoded.take(table, rows))
     ours, theirs = _unit(effect.factual), _unit(effect.counterfactual)
     own = (anchors * ours).sum(-1) / temperature
     wrong = jnp.einsum("bd,bkd->bk", anchors, theirs) / temperature
@@ -242,10 +271,12 @@ def alignment(
     if others:
         # The same item again is no negative of itself, nor are those of a
         # user's own items that the batch shows to be such.
-        left_out = (items[:, None] == items[:others]) | ~effect.known[:others]
+        count = min(others, len(items))
+        some = jnp.arange(count) * (len(items) // count)
+        left_out = (items[:, None] == items[some]) | ~effect.known[some]
         if by_user:
-            left_out |= users[:, None] == users[:others]
-        cross = anchors @ ours[:others].T / temperature
+            left_out |= users[:, None] == users[some]
+        cross = anchors @ ours[some].T / temperature
         logits.append(jnp.where(left_out, -jnp.inf, cross))
     apart = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1) - own
     there = effect.known

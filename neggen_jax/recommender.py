@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from neggen_jax.models import ENCODERS
 from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.negatives import SOURCES
 from neggen_jax.negatives.source import Batch, Clock, Source
+from neggen_jax.ops.lookup import Spread
 
 Loss = Callable[..., jax.Array]
 
@@ -82,9 +84,11 @@ class Recommender(nn.Module):
         """Embeds every user and item, as losses read them."""
         # Rows are gathered from float32 tables, so that gradients of a row
         # that occurs many times are summed in float32 too.
-        return jax.tree.map(
+        encoded = jax.tree.map(
             lambda x: x.astype(jnp.float32), self.encoder(inputs)
         )
+        spread = Spread(inputs.positives.mesh, inputs.positives.axis)
+        return dataclasses.replace(encoded, spread=spread)
 
     def loss(
         self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock

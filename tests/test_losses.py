@@ -199,6 +199,29 @@ def test_infonce(problem, temperature):
     np.testing.assert_allclose(got, want, rtol=2e-6)
 
 
+@pytest.mark.parametrize("temperature", [0.2, 0.002])
+def test_infonce_by_chunks_is_the_same(problem, temperature, monkeypatch):
+    """Also where there is no room for one anchor at a time."""
+    encoded, batch, _ = problem
+
+    def loss(views):
+        some = encoded.replace(views=views)
+        options = {"left": "text", "right": "image", "temperature": temperature}
+        return losses.infonce(some, batch, {}, **options)
+
+    want = jax.value_and_grad(loss)(encoded.views)
+    for room in (BATCH * BATCH // 3, 1):
+        monkeypatch.setattr(losses, "_LOGITS", room)
+        text = str(jax.make_jaxpr(loss)(encoded.views))
+        assert f"f32[{BATCH},{BATCH}]" not in text
+        got = jax.value_and_grad(loss)(encoded.views)
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+            got,
+            want,
+        )
+
+
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1e-6, 1.0, 1e6]))
 @settings(max_examples=30)
 def test_infonce_is_bounded(problem, seed, scale):
@@ -295,6 +318,9 @@ def aligned(encoded, batch, effect, temperature, others, anchor):
         (effect.factual, effect.counterfactual, encoded.users, encoded.items)
     )
     pairs = list(zip(batch["users"], batch["items"], strict=True))
+    apart = pairs
+    if 0 < others < len(pairs):
+        apart = pairs[:: len(pairs) // others][:others]
     for u, i in pairs:
         present = effect.present[i]
         if not effect.known[i] or not (others or present.any()):
@@ -305,7 +331,7 @@ def aligned(encoded, batch, effect, temperature, others, anchor):
         if others:
             logits += [
                 cosine(e, c[j])
-                for v, j in pairs[:others]
+                for v, j in apart
                 if j != i
                 and effect.known[j]
                 and not (anchor == "user" and v == u)

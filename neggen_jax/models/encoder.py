@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs, Sizes
+from neggen_jax.ops.lookup import Spread, take
 
 Pair = tuple[jax.Array | None, jax.Array | None]
 
@@ -29,11 +30,24 @@ class Encoded:
       items: `[item_rows, d]`.
       views: name -> (users, items), further tables that losses read; "ego"
         holds the embeddings that regularisation acts on.
+      spread: where the tables lie, for `take`; the recommender sets it.
     """
 
     users: jax.Array
     items: jax.Array
     views: dict[str, Pair]
+    spread: Spread | None = flax.struct.field(default=None, pytree_node=False)
+
+    def take(self, table: jax.Array, ids: jax.Array) -> jax.Array:
+        """Rows of one of the tables, `[*ids.shape, d]`.
+
+        What `table[ids]` gives, at a cost that does not grow with the mesh.
+
+        Args:
+          table: `users`, `items`, or one of a view.
+          ids: int32, any shape; its first axis is that of the batch.
+        """
+        return take(table, ids, self.spread)
 
 
 class Encoder(nn.Module):

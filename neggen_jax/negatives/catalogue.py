@@ -45,7 +45,8 @@ def uniform(
 def at_items(encoded: Encoded, items: jax.Array) -> Negatives:
     """Negatives that are the given catalogue items, `[B, K]`."""
     weights = jnp.ones(items.shape, encoded.items.dtype)
-    return Negatives(encoded.items[items], weights, items)
+    vectors = encoded.take(encoded.items, items)
+    return Negatives(vectors, weights, items)
 
 
 class Uniform(Source):

@@ -85,7 +85,7 @@ class Counterfactual(Source):
     ) -> Negatives:
         """Gives each positive its counterfactuals, `[B, K, d]`."""
         items = batch["items"]
-        base = encoded.items[items]
+        base = encoded.take(encoded.items, items)
         rows = rewritten.rows(inputs.counterfactuals, batch, items)
         effect: Effect = self.causal(rows, base.shape[1])
         vectors = effect.counterfactual

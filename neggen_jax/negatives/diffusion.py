@@ -207,8 +207,8 @@ class Diffusion(Source):
     ) -> tuple[Rows, Rows]:
         """What it learns from, and what it is told in drawing."""
         items = batch["items"]
-        users = encoded.users[batch["users"]] / scale
-        vectors = encoded.items[items] / scale
+        users = encoded.take(encoded.users, batch["users"]) / scale
+        vectors = encoded.take(encoded.items, items) / scale
         if self.conditions == "features":
             matrices = {name: inputs.features[name] for name in names}
             rows = Rows(

@@ -35,7 +35,9 @@ class DNS(Source):
         # Which one is chosen is no function that could be differentiated.
         fixed = jax.lax.stop_gradient(encoded)
         scores = jnp.einsum(
-            "bd,bknd->bkn", fixed.users[users], fixed.items[drawn]
+            "bd,bknd->bkn",
+            fixed.take(fixed.users, users),
+            fixed.take(fixed.items, drawn),
         )
         best = jnp.argmax(scores, axis=-1, keepdims=True)
         items = jnp.take_along_axis(drawn, best, axis=-1)[..., 0]
