@@ -216,7 +216,10 @@ def test_infonce_by_chunks_is_the_same(problem, temperature, monkeypatch):
         assert f"f32[{BATCH},{BATCH}]" not in text
         got = jax.value_and_grad(loss)(encoded.views)
         jax.tree.map(
-            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+            # Roundings of logits, which are as large as 1 / temperature.
+            lambda x, y: np.testing.assert_allclose(
+                x, y, rtol=2e-6 / temperature, atol=1e-6
+            ),
             got,
             want,
         )
