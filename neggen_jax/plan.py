@@ -256,8 +256,8 @@ def _notes(case: Case) -> list[str]:
     """What no compiler tells: memory of the hosts, and what was assumed."""
     loaded = 8 * case.interactions / 2**30
     notes = [
-        f"every host reads all train interactions, {loaded:.1f} GiB, beside "
-        "its shards of the graphs"
+        "each host reads its part of the train interactions for batches, of "
+        f"{loaded:.1f} GiB in all, and maps those of its shards of the graphs"
     ]
     if case.config.mesh.exchange == "pull":
         notes.append(
