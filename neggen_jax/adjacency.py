@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from neggen_jax.errors import InputError
+
 # Pairs that are read at a time.
 BLOCK = 2**20
 
@@ -60,6 +62,10 @@ class Adjacency:
     def degrees(self) -> np.ndarray:
         """Pairs of each row, int64 `[rows]`."""
         return np.diff(self.offsets)
+
+    def degrees_of(self, rows: np.ndarray) -> np.ndarray:
+        """Pairs of some rows, int64; nothing is read of the others."""
+        return self.offsets[rows + 1] - self.offsets[rows]
 
     @property
     def longest(self) -> int:
@@ -128,3 +134,17 @@ def ordered(rows: np.ndarray, ends: np.ndarray) -> bool:
         if (step < 0).any() or ((step == 0) & (np.diff(end) < 0)).any():
             return False
     return True
+
+
+def fits_int32(count: int, what: str) -> None:
+    """Refuses more entries than an int32 offset can point at.
+
+    Raises:
+      InputError: if so.
+    """
+    if count >= 2**31:
+        raise InputError(
+            f"There are too many {what} for one table.",
+            expected="fewer than 2**31 on each shard",
+            found=count,
+        )

@@ -95,10 +95,7 @@ class Ranker:
         self._heldout = make_positives(heldout, catalog.num_items, partition)
         self._seen = [catalog.by_user(name) for name in SEEN[split]]
         self.block = block_rows(block_size, len(self.users), partition)
-        seen = sum(
-            part.offsets[self.users + 1] - part.offsets[self.users]
-            for part in self._seen
-        )
+        seen = sum(part.degrees_of(self.users) for part in self._seen)
         starts = np.arange(0, len(self.users), self.block)
         self._width = int(np.add.reduceat(seen, starts).max())
         known: dict[str, Any] = {
@@ -281,22 +278,23 @@ def diversity(lists: np.ndarray, matrix: Features) -> np.ndarray:
     Returns:
       float64 `[U]`; NaN where a list has fewer than two present items.
     """
-    values, present = jnp.asarray(matrix.values), jnp.asarray(matrix.present)
     block = 256
     out = []
     for start in range(0, len(lists), block):
         part = lists[start : start + block]
         padded = np.pad(part, ((0, block - len(part)), (0, 0)))
-        out.append(np.asarray(_diversity(padded, values, present))[: len(part)])
+        # Of a matrix that no device may have room for, just these rows.
+        real = (padded >= 0) & matrix.present[padded]
+        found = np.asarray(_diversity(matrix.values[padded], real))
+        out.append(found[: len(part)])
+        hosts.alive()
     return np.concatenate(out).astype(np.float64)
 
 
 @functools.partial(jax.jit)
-def _diversity(lists, values, present):
-    vectors = values[lists]
+def _diversity(vectors, real):
     norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     unit = vectors / jnp.maximum(norms, 1e-12)
-    real = (lists >= 0) & present[lists]
     n = real.sum(axis=1)
     total = jnp.where(real[..., None], unit, 0.0).sum(axis=1)
     cosines = jnp.square(total).sum(axis=-1) - n

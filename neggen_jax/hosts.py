@@ -103,6 +103,8 @@ def first() -> bool:
 def lead(name: str, work: Callable[[], Any]) -> Any:
     """Has process 0 do what is to be done once, while the others wait.
 
+    Either takes as long as the phase allows, from here on.
+
     Args:
       name: of what is done, for the error if it is not.
       work: called by process 0 alone; what it returns, JSON can hold.
@@ -118,6 +120,7 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return work()
     key = f"neggen/{next(_meetings)}/{name}"
+    alive()
     if not first():
         seconds = _now.seconds or PATIENCE
         try:
@@ -137,6 +140,7 @@ def lead(name: str, work: Callable[[], Any]) -> Any:
         _client().key_value_set(key, json.dumps(refusal))
         raise
     _client().key_value_set(key, told)
+    alive()
     return result
 
 
@@ -175,10 +179,12 @@ def largest(name: str, values: Sequence[int]) -> list[int]:
     """
     if jax.process_count() == 1:
         return list(values)
+    before = _now
     phase(name, slow=True)
     # Devices may know no longer integers than int32.
     halves = np.asarray(values, np.int64).view(np.int32)
     every = np.asarray(multihost_utils.process_allgather(halves))
+    phase(before.name, slow=before.seconds > PATIENCE)
     return every.view(np.int64).max(axis=0).tolist()
 
 

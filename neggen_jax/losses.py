@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.models.encoder import Encoded
@@ -204,8 +205,8 @@ def _normaliser(
     def chunk(some: jax.Array) -> jax.Array:
         return _log_sum_exp(some @ others.T / temperature, 1 / temperature)
 
-    wanted = math.ceil(count**2 / _LOGITS)
-    chunks = math.gcd(count, 1 << (wanted - 1).bit_length())
+    wanted = min(count, math.ceil(count**2 / _LOGITS))
+    chunks = next(n for n in range(wanted, count + 1) if count % n == 0)
     if chunks == 1:
         return chunk(anchors)
     # Every n-th is of the same chunk: each device cuts what it holds.
@@ -272,7 +273,7 @@ def alignment(
         # The same item again is no negative of itself, nor are those of a
         # user's own items that the batch shows to be such.
         count = min(others, len(items))
-        some = jnp.arange(count) * (len(items) // count)
+        some = np.arange(count) * len(items) // count
         left_out = (items[:, None] == items[some]) | ~effect.known[some]
         if by_user:
             left_out |= users[:, None] == users[some]

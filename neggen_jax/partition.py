@@ -116,8 +116,10 @@ class Partition:
           int64, ascending.
         """
         held = self.sharding(axis).addressable_devices_indices_map((size,))
-        rows = [np.arange(size)[index] for index in held.values()]
-        return np.unique(np.concatenate(rows))
+        # Devices may hold the same rows.
+        pieces = {index[0].indices(size) for index in held.values() if index}
+        rows = [np.arange(*piece) for piece in sorted(pieces)]
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *rows]))
 
     def own(self, value: np.ndarray, size: int, axis: str) -> np.ndarray:
         """The rows of a table that this process' devices hold.

@@ -26,6 +26,7 @@ from neggen_jax import aot, evaluate, roofline
 from neggen_jax.catalog import SPLITS, Catalog, Features, Interactions
 from neggen_jax.config import flatten
 from neggen_jax.data import counterfactuals, inputs
+from neggen_jax.data.batches import count_parts
 from neggen_jax.ops import ranking
 from neggen_jax.ops.positives import abstract_positives
 from neggen_jax.run import Run
@@ -255,9 +256,14 @@ def make(case: Case) -> Plan:
 def _notes(case: Case) -> list[str]:
     """What no compiler tells: memory of the hosts, and what was assumed."""
     loaded = 8 * case.interactions / 2**30
+    train = case.config.train
+    parts = count_parts(
+        case.interactions, train.batch_size * train.batches_per_step
+    )
     notes = [
-        "each host reads its part of the train interactions for batches, of "
-        f"{loaded:.1f} GiB in all, and maps those of its shards of the graphs"
+        f"train interactions, {loaded:.1f} GiB in all, are cut into {parts} "
+        "parts for batches: each host reads those of its places in a batch, "
+        "and maps what its shards of the graphs are laid out from"
     ]
     if case.config.mesh.exchange == "pull":
         notes.append(

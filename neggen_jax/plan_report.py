@@ -273,7 +273,7 @@ def page(plans: Sequence[Plan]) -> str:
 What runs would need of one device, as `launch/plan.py` says: programs compiled
 by {made}, from shapes alone. Memory is the compiler's, bytes and arithmetic are
 counted in the compiled program, times are the least that a data sheet allows.
-Each host also reads its part of the train interactions for batches, 8 bytes
+Each host also reads its parts of the train interactions for batches, 8 bytes
 each; graphs and positives it lays out from files that are mapped.
 
 {markdown(plans)}

@@ -258,8 +258,17 @@ def _load(directory: str, counterfactuals: str | None) -> Catalog:
         store.load, directory, counterfactuals=counterfactuals
     )
     # Not kept: all that it has touched would stay in memory.
-    hosts.lead("dataset", lambda: load() and None)
-    return load(trust=True)
+    known = hosts.lead("dataset", lambda: load().identity)
+    catalog = load(trust=True)
+    if catalog.identity != known:
+        raise InputError(
+            "Processes have different datasets.",
+            where=directory,
+            expected=f"{known}, as process 0 has",
+            found=catalog.identity,
+            fix="give all of them the same files",
+        )
+    return catalog
 
 
 def reopen(

@@ -119,7 +119,6 @@ def test_two_processes_hold_half_each(wide, pipeline):
     (alone,) = told(wide, 1, pipeline)
     both = told(wide, 2, pipeline)
     assert {x["parts"] for x in (alone, *both)} == {16}
-    print(alone, both)
     # Something is everybody's: compiled programs, the popularity of items,
     # blocks of what is read; in the second case TensorFlow.
     assert max(x["held"] for x in both) < 0.75 * alone["held"]

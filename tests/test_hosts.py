@@ -26,6 +26,8 @@ with reported(), hosts.watch(Stopped):
         time.sleep(hangs)
         assert bool(hosts.anywhere(rank == 1))
         hosts.alive()
+    for _ in range(3):
+        hosts.lead("shares", lambda: time.sleep(hangs))
     print("still here", flush=True)
     if rank == 1:
         match words[0]:

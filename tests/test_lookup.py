@@ -13,7 +13,7 @@ from neggen_jax.partition import make_partition
 ROWS, DIM = 64, 3
 
 
-def drawn(kind, shape=(32, 2)):
+def drawn(kind, shape):
     """Ids under several skews."""
     rng = np.random.default_rng(0)
     if kind == "uniform":
@@ -27,13 +27,23 @@ def drawn(kind, shape=(32, 2)):
 
 
 @pytest.mark.parametrize("kind", ["uniform", "one", "neighbours"])
-@pytest.mark.parametrize("mesh", [(8, 1), (4, 2), (1, 8), (2, 4)])
-def test_rows_and_gradients_are_those_of_the_table(mesh, kind):
+@pytest.mark.parametrize(
+    # The share of a device need not cut over those of "model".
+    ("mesh", "shape"),
+    [
+        ((8, 1), (32, 2)),
+        ((4, 2), (20,)),
+        ((1, 8), (32, 2)),
+        ((1, 8), (13,)),
+        ((2, 4), (10, 3)),
+    ],
+)
+def test_rows_and_gradients_are_those_of_the_table(mesh, shape, kind):
     partition = make_partition(*mesh, tables="all")
     spread = Spread(partition.mesh, partition.rules["user"])
     rng = np.random.default_rng(1)
     table = rng.normal(size=(ROWS, DIM)).astype(np.float32)
-    ids = drawn(kind)
+    ids = drawn(kind, shape)
     assert spread.cuts(jnp.asarray(table), ids)
     weights = rng.normal(size=(*ids.shape, DIM)).astype(np.float32)
 
@@ -79,10 +89,14 @@ def test_a_device_sees_its_own_share_of_the_batch():
 
 def test_other_tables_are_left_to_the_compiler():
     mesh = make_partition(4, 2, tables="all").mesh
-    table, ids = jnp.zeros((ROWS, DIM)), jnp.zeros(8, jnp.int32)
+    table = jnp.arange(ROWS * DIM, dtype=jnp.float32).reshape(ROWS, DIM)
+    ids = jnp.arange(8) * 7
     assert Spread(mesh, ("data", "model")).cuts(table, ids)
     assert not Spread(mesh, "model").cuts(table, ids)
     assert not Spread(mesh, ("data", "model")).cuts(table[:63], ids)
     assert not Spread(mesh, ("data", "model")).cuts(table, ids[:6])
     assert not Spread(mesh, ("data", "model")).cuts(table[:, 0], ids)
-    np.testing.assert_array_equal(take(table[:, 0], ids, None), np.zeros(8))
+    spread = Spread(mesh, ("data", "model"))
+    for some in (table[:63], table[:, 0]):
+        np.testing.assert_array_equal(take(some, ids, spread), some[ids])
+    np.testing.assert_array_equal(take(table, ids, None), table[ids])

@@ -323,7 +323,7 @@ def aligned(encoded, batch, effect, temperature, others, anchor):
     pairs = list(zip(batch["users"], batch["items"], strict=True))
     apart = pairs
     if 0 < others < len(pairs):
-        apart = pairs[:: len(pairs) // others][:others]
+        apart = [pairs[n * len(pairs) // others] for n in range(others)]
     for u, i in pairs:
         present = effect.present[i]
         if not effect.known[i] or not (others or present.any()):
@@ -345,7 +345,7 @@ def aligned(encoded, batch, effect, temperature, others, anchor):
     return total / count
 
 
-@pytest.mark.parametrize("others", [0, 3, 1000])
+@pytest.mark.parametrize("others", [0, 3, 8, 1000])
 @pytest.mark.parametrize("anchor", ["item", "user"])
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
 def test_alignment(problem, others, anchor, temperature):

@@ -23,10 +23,15 @@ def deal(catalog: Catalog, seed: int = 0) -> Catalog:
       catalog: with any of its parts but counterfactuals.
       seed: of the order.
 
+    Raises:
+      ValueError: if it has counterfactuals.
+
     Returns:
       A catalogue that is to be validated. It has user identifiers and item
       records; where there were none, identifiers are the old indices.
     """
+    if catalog.counterfactuals is not None:
+        raise ValueError("counterfactuals are made of items that were dealt")
     rng = np.random.default_rng(seed)
     # New index -> old one.
     users = rng.permutation(catalog.num_users)

@@ -51,10 +51,10 @@ def user_item(catalog: Catalog, size: Sizes, partition: Partition) -> Graph:
       A graph `[user_rows, item_rows]`.
     """
     index = catalog.index
-    of_user, of_item = index.by_user.degrees, index.by_item.degrees
 
     def weights(users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return 1 / np.sqrt(of_user[users] * of_item[items])
+        of_user = index.by_user.degrees_of(users)
+        return 1 / np.sqrt(of_user * index.by_item.degrees_of(items))
 
     shape = size.user_rows, size.item_rows
     return make_graph(index, weights, shape, partition)

@@ -8,7 +8,7 @@ of the files, and no others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +64,13 @@ def write(catalog: Catalog, directory: Path) -> list[Path]:
 
 
 def read(
-    directory: Path, timed: list[str], read_array: Read
+    directory: Path, files: Collection[str], read_array: Read
 ) -> tuple[dict[str, Interactions], Index]:
     """Maps the folder of a dataset directory.
 
     Args:
       directory: of the dataset.
-      timed: the splits that have timestamps.
+      files: of the folder, relative to the directory.
       read_array: maps one file, of a dtype.
 
     Returns:
@@ -80,13 +80,16 @@ def read(
     def column(name: str, dtype: type) -> np.ndarray:
         return read_array(directory / FOLDER / f"{name}.npy", dtype)
 
+    def there(name: str) -> bool:
+        return f"{FOLDER}/{name}.npy" in files
+
     splits = {
         split: Interactions(
             users=column(f"{split}.users", np.int32),
             items=column(f"{split}.items", np.int32),
             timestamps=(
                 column(f"{split}.timestamps", np.int64)
-                if split in timed
+                if there(f"{split}.timestamps")
                 else None
             ),
             offsets=column(f"{split}.offsets", np.int64),
@@ -95,12 +98,15 @@ def read(
     }
     train = splits["train"]
     assert train.offsets is not None
-    # Sorted by user they are in order already, and have no numbers.
-    numbered = (directory / FOLDER / "by_item.numbers.npy").exists()
     wide = np.int32 if len(train) < 2**31 else np.int64
     by_item = Adjacency(
         offsets=column("by_item.offsets", np.int64),
         ends=column("by_item.users", np.int32),
-        numbers=column("by_item.numbers", wide) if numbered else None,
+        # None where that order is the same one.
+        numbers=(
+            column("by_item.numbers", wide)
+            if there("by_item.numbers")
+            else None
+        ),
     )
     return splits, Index(Adjacency(train.offsets, train.items), by_item)

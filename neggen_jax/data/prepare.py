@@ -92,9 +92,6 @@ def prepare(
         if text_attributes is None:
             text_attributes = made.text_attributes
         catalog = made.catalog
-        if order == "dealt":
-            catalog = deal(catalog)
-            made.about["order"] = order
         for modality, (encoder, model) in asked.items():
             catalog = _with_features(
                 catalog,
@@ -104,6 +101,9 @@ def prepare(
                 text_attributes=text_attributes,
                 bad_images=bad_images,
             )
+        if order == "dealt":
+            catalog = deal(catalog)
+            made.about["order"] = order
         store.write(catalog.validate(), partial, source=made.about)
     return store.load(output)
 

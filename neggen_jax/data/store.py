@@ -175,7 +175,9 @@ def load(
     """
     directory = Path(directory).absolute()
     known = describe(directory)
-    splits, index = pairs.read(directory, known["timestamps"], _read_array)
+    splits, index = pairs.read(
+        directory, known["files"].get("pairs", ()), _read_array
+    )
     _check_shapes(directory, known, splits, index)
     features = {
         modality: _read_features(directory / "features", modality)
@@ -209,7 +211,8 @@ def load(
     )
     if trust:
         return catalog
-    _intact(directory, known["files"]["pairs"])
+    for part in ("pairs", *SPLITS):
+        _intact(directory, known["files"].get(part, {}))
     if catalog.fingerprint != known["fingerprint"]:
         raise _changed(_culprit(directory, catalog))
     return catalog

@@ -19,8 +19,7 @@ import jax
 import numpy as np
 
 from neggen_jax import hosts
-from neggen_jax.adjacency import Adjacency, Index
-from neggen_jax.ops.positives import fits_int32
+from neggen_jax.adjacency import Adjacency, Index, fits_int32
 
 # Built on the host, used on the devices.
 Array = jax.Array | np.ndarray

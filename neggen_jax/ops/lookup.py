@@ -182,14 +182,14 @@ class _Route:
     def _asked(self, slots: tuple[jax.Array, jax.Array]) -> jax.Array:
         """Rows that all devices ask this one for, `[S, c]`."""
         wanted = jnp.zeros((self.devices, self.room), self.rows.dtype)
-        return _exchange(wanted.at[slots].set(self.rows, mode="drop"))
+        return _swap(wanted.at[slots].set(self.rows, mode="drop"))
 
     def fetch(self, table: jax.Array) -> jax.Array:
         """The rows that were wanted, `[n, d]`, of a table cut in shards."""
 
         def body(number, found):
             slots = self._slots(number)
-            sent = _exchange(table[self._asked(slots)])
+            sent = _swap(table[self._asked(slots)])
             return jnp.where(
                 (slots[0] < self.devices)[:, None],
                 sent.at[slots].get(mode="clip"),
@@ -216,12 +216,12 @@ class _Route:
             sent = jnp.zeros((self.devices, self.room, values.shape[1]))
             sent = sent.astype(values.dtype).at[slots].set(sums, mode="drop")
             # Places that are empty add nothing to row 0.
-            return out.at[self._asked(slots)].add(_exchange(sent))
+            return out.at[self._asked(slots)].add(_swap(sent))
 
         out = jnp.zeros((height, values.shape[1]), values.dtype)
         return jax.lax.fori_loop(0, self.rounds, body, out)
 
 
-def _exchange(values: jax.Array) -> jax.Array:
+def _swap(values: jax.Array) -> jax.Array:
     """Sends `[S, ...]` to the devices, one entry each."""
     return jax.lax.all_to_all(values, MESH_AXES, 0, 0, tiled=True)

@@ -21,8 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from neggen_jax.adjacency import Adjacency
-from neggen_jax.errors import InputError
+from neggen_jax.adjacency import Adjacency, fits_int32
 from neggen_jax.partition import Axes, Partition
 
 
@@ -47,20 +46,6 @@ class Positives:
     depth: int = flax.struct.field(pytree_node=False)
     mesh: Mesh = flax.struct.field(pytree_node=False)
     axis: Axes = flax.struct.field(pytree_node=False)
-
-
-def fits_int32(count: int, what: str) -> None:
-    """Refuses more entries than an int32 offset can point at.
-
-    Raises:
-      InputError: if so.
-    """
-    if count >= 2**31:
-        raise InputError(
-            f"There are too many {what} for one table.",
-            expected="fewer than 2**31 on each shard",
-            found=count,
-        )
 
 
 def make_positives(

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from neggen_jax.adjacency import Index
+from neggen_jax.adjacency import Index, fits_int32
 from neggen_jax.errors import InputError
 from neggen_jax.ops import exchange
 from neggen_jax.ops.layout import (
@@ -35,7 +35,6 @@ from neggen_jax.ops.layout import (
     numbered,
     tiled,
 )
-from neggen_jax.ops.positives import fits_int32
 from neggen_jax.partition import Partition
 
 
