@@ -9,9 +9,6 @@ any of results.json: those that single users have are tested over users and
 over seeds, the others over seeds.
 """
 
-import glob
-import os
-
 from absl import flags
 
 from neggen_jax import command
@@ -28,7 +25,7 @@ _METRICS = flags.DEFINE_list(
 def main(argv: list[str]) -> None:
     """Calls the comparison."""
     del argv
-    from neggen_jax import significance
+    from neggen_jax import significance, storage
 
     groups = []
     for entry in _RUNS.value:
@@ -39,15 +36,8 @@ def main(argv: list[str]) -> None:
                 where=f"--runs={entry}",
                 expected="--runs=NAME=PATTERN",
             )
-        groups.append(
-            significance.read(
-                name,
-                sorted(
-                    path for path in glob.glob(pattern) if os.path.isdir(path)
-                ),
-                _METRICS.value,
-            )
-        )
+        workdirs = storage.directories(pattern)
+        groups.append(significance.read(name, workdirs, _METRICS.value))
     print(significance.markdown(significance.rows(groups)))
     for caveat in significance.caveats(groups):
         print(f"note: {caveat}")

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax import metrics
+from neggen_jax import history, metrics, storage
 from neggen_jax.catalog import Counterfactuals, Interactions
 from neggen_jax.checkpoint import write_json
 from neggen_jax.data import counterfactuals as sets
@@ -84,7 +84,7 @@ def report(
       InputError: if it is no run with counterfactuals on a bazaar, the set
         holds no probes, or vectors of the two sets cannot be compared.
     """
-    from neggen_jax import plots_causes
+    from neggen_jax import plots, plots_causes
 
     run, state, step = reopen(workdir, data)
     directory = Path(run.config.data.path).absolute()
@@ -116,9 +116,10 @@ def report(
         "step": step,
         **measure(run, state, probes, truth, split),
     }
-    path = Path(workdir)
+    path = storage.path(workdir)
     write_json(path / "causes.json", found)
-    plots_causes.save(found, path.resolve().name, path / "plots" / "causes.png")
+    (name,) = history.names([workdir])
+    plots.save(plots_causes.causes(found, name), path / "plots" / "causes.png")
     return found
 
 

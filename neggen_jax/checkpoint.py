@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
-import shutil
 import sys
 import zlib
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from neggen_jax import hosts
+from neggen_jax import hosts, storage
 from neggen_jax.errors import InputError
 from neggen_jax.step import State
 
@@ -73,7 +71,10 @@ class Checkpoints:
         keep: int = 2,
         read_only: bool = False,
     ):
-        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        found = storage.path(workdir)
+        if not storage.remote(found):
+            found = found.resolve()
+        self.directory = found / "checkpoints"
         self._keep, self._read_only = _LatestAndBest(keep), read_only
         self._manager = self._open()
 
@@ -101,7 +102,9 @@ class Checkpoints:
         except Exception as error:
             # Only if nothing has gone wrong before, and said so.
             if kind is None:
-                raise _unwritable(self.directory, _first_line(error)) from error
+                raise _unwritable(
+                    self.directory, storage.first_line(error)
+                ) from error
 
     @property
     def latest(self) -> int | None:
@@ -160,7 +163,9 @@ class Checkpoints:
                 self.pass_by(step)
             self._manager.save(step, args=args)
         except Exception as error:
-            raise _unwritable(self.directory, _first_line(error)) from error
+            raise _unwritable(
+                self.directory, storage.first_line(error)
+            ) from error
 
     def _bests(self) -> list[tuple[int, int | None]]:
         """What processes before this one knew when they saved."""
@@ -178,7 +183,8 @@ class Checkpoints:
     def _check_room(self, needed: int) -> None:
         """Refuses before anything is half written, where that can be known."""
         needed += needed // 10 + 2**18  # metadata, and whole blocks
-        if shutil.disk_usage(self.directory).free < needed:
+        free = storage.free(self.directory)
+        if free is not None and free < needed:
             raise _unwritable(
                 self.directory, f"{needed / 2**20:.1f} MiB are needed"
             )
@@ -193,7 +199,9 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise _unwritable(self.directory, _first_line(error)) from error
+            raise _unwritable(
+                self.directory, storage.first_line(error)
+            ) from error
 
     def restore(
         self, abstract: State, step: int | None = None
@@ -243,7 +251,7 @@ class Checkpoints:
             # Not by the manager: there all processes wait for each other
             # without end, also for one that cannot read its part.
             state = ocp.StandardCheckpointHandler().restore(
-                epath.Path(self.directory) / str(step) / "state",
+                self.directory / str(step) / "state",
                 # Tables may have other padding, all zeros, on another mesh.
                 args=ocp.args.StandardRestore(abstract, strict=False),
             )
@@ -260,7 +268,7 @@ class Checkpoints:
                 f"The checkpoint of step {step} cannot be read.",
                 where=self.directory / str(step),
                 expected="a complete checkpoint of this model",
-                found=_first_line(problem),
+                found=storage.first_line(problem),
                 fix=f"move {self.directory} away; the same command then "
                 "trains again from the start",
             ) from problem
@@ -270,7 +278,7 @@ class Checkpoints:
         """What the host knew when it saved, and the checksum of it all."""
         return dict(
             ocp.JsonCheckpointHandler().restore(
-                epath.Path(self.directory) / str(step) / "meta"
+                self.directory / str(step) / "meta"
             )
         )
 
@@ -282,12 +290,8 @@ class Checkpoints:
             aside = self.directory.with_name("damaged") / str(damaged)
             while aside.exists():
                 aside = aside.with_name(f"{aside.name}-again")
-
-            def move():
-                aside.parent.mkdir(exist_ok=True)
-                (self.directory / str(damaged)).rename(aside)
-
-            hosts.lead("set aside", move)
+            there = self.directory / str(damaged)
+            hosts.lead("set aside", lambda: storage.move(there, aside))
             self._manager.close()
             self._manager = self._open()
             said = f"it now stands in {aside}"
@@ -323,22 +327,19 @@ def _words(state: State) -> jax.Array:
     return total
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
-
-
-def _unwritable(directory: pathlib.Path, found: object) -> InputError:
-    free = shutil.disk_usage(directory).free if directory.exists() else 0
+def _unwritable(directory: epath.Path, found: object) -> InputError:
+    if not storage.remote(directory):
+        free = (directory.exists() and storage.free(directory)) or 0
+        found = f"{found}, {free / 2**20:.1f} MiB are free"
     return InputError(
         "A checkpoint could not be written; the ones before it are intact.",
         where=directory,
-        found=f"{found}, {free / 2**20:.1f} MiB are free",
-        fix="make room, then run the same command again to resume",
+        found=found,
+        fix=storage.room(directory),
     )
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: epath.Path) -> Any:
     """Reads a JSON file that this package wrote."""
     try:
         return json.loads(path.read_text())
@@ -347,13 +348,11 @@ def read_json(path: pathlib.Path) -> Any:
             "A file of the workdir is damaged.",
             where=path,
             expected="JSON",
-            found=_first_line(error),
+            found=storage.first_line(error),
             fix="use a new --workdir, or restore the file",
         ) from error
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: epath.Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    storage.write(path, (json.dumps(value, indent=2) + "\n").encode())

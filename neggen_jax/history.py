@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neggen_jax.errors import InputError
+from etils import epath
 
-Workdir = str | os.PathLike[str]
+from neggen_jax import storage
+from neggen_jax.errors import InputError
+from neggen_jax.storage import Workdir
+
 # What was logged, one dict a step.
 History = Sequence[Mapping[str, Any]]
 
@@ -36,7 +38,7 @@ def read_metrics(workdir: Workdir) -> list[dict[str, Any]]:
     Raises:
       InputError: there is no `metrics.jsonl`, or another line is broken.
     """
-    path = Path(workdir) / "metrics.jsonl"
+    path = storage.path(workdir) / "metrics.jsonl"
     lines = _read(path).splitlines()
     steps: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
@@ -63,7 +65,7 @@ def read_results(workdir: Workdir) -> dict[str, Any]:
     Raises:
       InputError: there is none, or it does not hold a JSON object.
     """
-    path = Path(workdir) / "results.json"
+    path = storage.path(workdir) / "results.json"
     text = _read(path)
     try:
         results = json.loads(text)
@@ -109,7 +111,10 @@ def best_step(log: History) -> int | None:
 
 def names(workdirs: Sequence[Workdir]) -> list[str]:
     """Last part of each path, or as many parts as tell the runs apart."""
-    paths = [Path(w).resolve() for w in workdirs]
+    paths = [
+        storage.path(w) if storage.remote(w) else Path(w).resolve()
+        for w in workdirs
+    ]
     depth = 1
     while len({p.parts[-depth:] for p in paths}) < len(set(paths)):
         depth += 1
@@ -125,7 +130,7 @@ def label(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def _read(path: Path) -> str:
+def _read(path: epath.Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

@@ -1,16 +1,19 @@
 """Figures of runs: learning curves, recall by popularity, a comparison.
 
 Stands behind `history.py` on the way of the data and before `report.py`,
-which gives it what was read and saves what it draws. Figures of sources of
+which gives it what was read. Figures of sources of
 negatives are drawn in `plots_negatives.py`, of modalities and of lists in
 `plots_balance.py`, in the manner set here.
 """
 
 from __future__ import annotations
 
+import io
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neggen_jax import storage
 from neggen_jax.history import CHOSEN_BY, History, series
 
 # matplotlib is imported where it is used: it is slow to load, and a trainer
@@ -37,6 +40,14 @@ GREY = "#666666"
 BY_MODALITY = "train/gradient_norm/"
 
 Look = Mapping[str, Any]
+
+
+def save(figure: Figure, path: storage.Workdir) -> None:
+    """Writes a figure, in the format that the name of the file tells."""
+    file = io.BytesIO()
+    suffix = pathlib.PurePath(path).suffix
+    figure.savefig(file, format=suffix.removeprefix(".") or None)
+    storage.write(storage.path(path), file.getvalue())
 
 
 def learning_curves(log: History, title: str) -> Figure:

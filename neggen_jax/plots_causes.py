@@ -6,7 +6,6 @@ Stands beside `plots.py` on the way of the data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neggen_jax.plots import COLOURS, GREY, blank, style
@@ -20,12 +19,6 @@ QUESTIONS = {
     "items": "what moves anybody",
     "users": "what moves this user",
 }
-
-
-def save(found: Mapping[str, Any], title: str, path: Path) -> None:
-    """Draws what `causes.measure` found into a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    causes(found, title).savefig(path)
 
 
 def causes(found: Mapping[str, Any], title: str) -> Figure:

@@ -8,16 +8,22 @@ saved. Nothing here is read back by anything else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neggen_jax import history, plots, plots_balance, plots_negatives
+from etils import epath
+
+from neggen_jax import (
+    history,
+    plots,
+    plots_balance,
+    plots_negatives,
+    storage,
+)
 from neggen_jax.errors import InputError
 from neggen_jax.history import Workdir
 
 # rich is imported where it is used: a trainer needs no tables.
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.table import Table
 
 # Column of the comparison -> digits, and whether a larger value is better.
@@ -32,7 +38,7 @@ COLUMNS = {
 }
 
 
-def plot_run(workdir: Workdir) -> list[Path]:
+def plot_run(workdir: Workdir) -> list[epath.Path]:
     """Writes the plots of one run to `plots/` in its workdir.
 
     `learning_curves.png`: validation recall and NDCG at 20 with the best
@@ -51,7 +57,7 @@ def plot_run(workdir: Workdir) -> list[Path]:
     (name,) = history.names([workdir])
     log = history.read_metrics(workdir)
     results = {}
-    if (Path(workdir) / "results.json").exists():
+    if (storage.path(workdir) / "results.json").exists():
         results = history.read_results(workdir)
     figures = {"learning_curves.png": plots.learning_curves(log, name)}
     # The metric of early stopping may be another than the one drawn.
@@ -69,9 +75,9 @@ def plot_run(workdir: Workdir) -> list[Path]:
         figures["recall_by_popularity.png"] = plots.popularity_bars(
             deciles, f"{name}, test split of {dataset}"
         )
-    directory = Path(workdir) / "plots"
+    directory = storage.path(workdir) / "plots"
     for file, figure in figures.items():
-        _save(figure, directory / file)
+        plots.save(figure, directory / file)
     return [directory / file for file in figures]
 
 
@@ -130,7 +136,7 @@ def plot_comparison(workdirs: Sequence[Workdir], path: Workdir) -> None:
         (name, *history.series(history.read_metrics(workdir), key, by="epoch"))
         for name, workdir in zip(history.names(workdirs), workdirs, strict=True)
     ]
-    _save(plots.comparison_curves(curves), Path(path))
+    plots.save(plots.comparison_curves(curves), path)
 
 
 def plot_measures(workdirs: Sequence[Workdir], path: Workdir) -> None:
@@ -141,7 +147,7 @@ def plot_measures(workdirs: Sequence[Workdir], path: Workdir) -> None:
     """
     tests = [run.get("test", {}) for run in _alike(workdirs)]
     named = list(zip(history.names(workdirs), tests, strict=True))
-    _save(plots_balance.measures(named), Path(path))
+    plots.save(plots_balance.measures(named), path)
 
 
 def _dataset(workdirs: Sequence[Workdir]) -> str:
@@ -194,8 +200,3 @@ def _alike(workdirs: Sequence[Workdir]) -> list[dict[str, Any]]:
                 fix="compare the runs of one dataset at a time",
             )
     return runs
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import check, evaluate, hosts, optimizer, recommender
+from neggen_jax import (
+    check,
+    evaluate,
+    hosts,
+    optimizer,
+    recommender,
+    storage,
+)
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.config import flatten
@@ -89,6 +97,7 @@ class Run:
                 where="config.data.path",
                 fix="give --config.data.path=DIR, as launch/prepare.py made it",
             )
+        storage.local(config.data.path, "config.data.path")
         wanted = config.data.counterfactuals
         if catalog is None:
             catalog = _load(config.data.path, wanted.name or None)
@@ -289,7 +298,7 @@ def reopen(
       InputError: if there is no run, nothing was saved, or the dataset is
         not there any more or has changed.
     """
-    directory = pathlib.Path(workdir)
+    directory = storage.path(workdir)
     identity = read_identity(directory)
     config = ConfigDict(identity["config"])
     config.mesh.update(data=-1, model=1)
@@ -373,7 +382,7 @@ def evaluate_state(
     state: State,
     split: str,
     *,
-    directory: pathlib.Path | None = None,
+    directory: epath.Path | None = None,
     heed: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, float], dict[str, list]]:
     """All measures of one split.
@@ -395,8 +404,11 @@ def evaluate_state(
     if directory is not None:
         columns: dict[str, Any] = evaluate.accuracy(ranked, cutoffs)
         path = directory / f"per_user_{split}.npz"
-        hosts.lead(
-            path.name,
-            lambda: np.savez_compressed(path, users=ranked.users, **columns),
-        )
+
+        def save():
+            file = io.BytesIO()
+            np.savez_compressed(file, users=ranked.users, **columns)
+            storage.write(path, file.getvalue())
+
+        hosts.lead(path.name, save)
     return evaluate.report(ranked, run.catalog, split, cutoffs, run.categories)

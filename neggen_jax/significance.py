@@ -8,20 +8,21 @@ coverage and modality balance, are tested over seeds alone.
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from neggen_jax import storage
 from neggen_jax.config import RESUMABLE, flatten
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.history import read_results
 from neggen_jax.metrics import paired_test
+from neggen_jax.storage import Workdir
 
-Workdir = str | os.PathLike[str]
 METRICS = ("recall@20", "ndcg@20")
 
 
@@ -64,7 +65,7 @@ def read(
         )
     runs: dict[int, dict[str, Any]] = {}
     for workdir in workdirs:
-        run = _read_run(Path(workdir), metrics)
+        run = _read_run(storage.path(workdir), metrics)
         seed = run["config"].pop("seed")
         if seed in runs:
             raise InputError(
@@ -88,11 +89,11 @@ def read(
     )
 
 
-def _read_run(workdir: Path, metrics: Sequence[str]) -> dict[str, Any]:
+def _read_run(workdir: epath.Path, metrics: Sequence[str]) -> dict[str, Any]:
     results = read_results(workdir)
     path = workdir / "per_user_test.npz"
     try:
-        with np.load(path) as columns:
+        with np.load(io.BytesIO(path.read_bytes())) as columns:
             known = {key: columns[key] for key in columns.files}
         values = {"users": known.pop("users")}
     except (OSError, KeyError) as error:

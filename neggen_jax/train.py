@@ -14,7 +14,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import pathlib
 import resource
 import statistics
 import sys
@@ -23,9 +22,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import balance, evaluate, hosts, metrics, report
+from neggen_jax import balance, evaluate, hosts, metrics, report, storage
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
@@ -73,7 +73,7 @@ def _train_and_evaluate(
         # Whether it is there is better known now than after training.
         _ = run.categories
     state, abstract = run.start()
-    directory = pathlib.Path(workdir)
+    directory = storage.path(workdir)
     finished = directory / "results.json"
     # Results that are there may be those of a shorter run: who starts runs
     # again takes a run for done that stops in order and leaves some.
@@ -174,7 +174,7 @@ class Trainer:
     def __init__(
         self,
         run: Run,
-        directory: pathlib.Path,
+        directory: epath.Path,
         checkpoints: Checkpoints,
         preemption: Preemption,
     ):
@@ -339,12 +339,15 @@ class Trainer:
         meta.note(value, step)
         line = {f"valid/{name}": v for name, v in values.items()}
         self._log.write(step, {"epoch": done, **line})
+        self._log.keep()
         return value
 
     def _save(self, meta: Meta, stopping: bool = False) -> None:
         """Saves, if it is time to or if the run has been told to stop."""
         due = self._due(int(self._state.step), meta)
         if due or stopping:
+            # No checkpoint is to be newer than what is known of its steps.
+            self._log.keep()
             self.checkpoints.save(
                 self._state, dataclasses.asdict(meta), passing=not due
             )
@@ -365,7 +368,7 @@ def _results(
     run: Run,
     state: State,
     meta: Meta,
-    directory: pathlib.Path,
+    directory: epath.Path,
     preemption: Preemption,
 ) -> dict[str, Any]:
     """What `results.json` holds."""

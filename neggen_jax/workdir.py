@@ -12,12 +12,14 @@ import contextlib
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import hosts
+from neggen_jax import hosts, storage
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import read_json, write_json
 from neggen_jax.config import RESUMABLE, base, flatten
@@ -25,7 +27,7 @@ from neggen_jax.errors import InputError
 
 
 @contextlib.contextmanager
-def writing(directory: pathlib.Path) -> Iterator[None]:
+def writing(directory: epath.Path) -> Iterator[None]:
     """Turns a disk that does not take what is written into an error.
 
     Raises:
@@ -38,13 +40,13 @@ def writing(directory: pathlib.Path) -> Iterator[None]:
             "The workdir cannot be written.",
             where=directory,
             found=error.strerror or error,
-            fix="make room, then run the same command again to resume",
+            fix=storage.room(directory),
         ) from error
 
 
 def claim(
     workdir: str | os.PathLike[str], config: ConfigDict, catalog: Catalog
-) -> pathlib.Path:
+) -> epath.Path:
     """Makes the workdir of a run, or checks that it is this run's.
 
     Returns:
@@ -54,19 +56,22 @@ def claim(
       InputError: if it was made with another config or other data, or holds
         something else.
     """
-    directory = pathlib.Path(workdir)
+    directory = storage.path(workdir)
     identity = {
         "dataset": catalog.name,
         "fingerprint": catalog.identity,
         "config": config.to_dict(),
     }
     path = directory / "run.json"
-    if directory.is_file():
+    if directory.exists() and not directory.is_dir():
         raise InputError("The workdir is a file.", where=directory)
     if not path.exists():
         # A kill may have left the very first file half written.
         begun = {path.with_suffix(".partial").name}
-        if directory.exists() and set(os.listdir(directory)) - begun:
+        if (
+            directory.exists()
+            and {entry.name for entry in directory.iterdir()} - begun
+        ):
             raise InputError(
                 "The workdir holds something that is not a run.",
                 where=directory,
@@ -74,7 +79,6 @@ def claim(
                 fix="choose another --workdir",
             )
         with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
             write_json(path, identity)
         return directory
     before, now = read_identity(directory), json.loads(json.dumps(identity))
@@ -87,7 +91,7 @@ def claim(
     return directory
 
 
-def read_identity(directory: pathlib.Path) -> dict[str, Any]:
+def read_identity(directory: epath.Path) -> dict[str, Any]:
     """What a workdir was made with: "dataset", "fingerprint" and "config".
 
     Raises:
@@ -112,7 +116,7 @@ def read_identity(directory: pathlib.Path) -> dict[str, Any]:
     return identity
 
 
-def _check_same(then: dict, now: dict, directory: pathlib.Path) -> None:
+def _check_same(then: dict, now: dict, directory: epath.Path) -> None:
     if then["fingerprint"] != now["fingerprint"]:
         raise InputError(
             "The workdir belongs to a run on other data.",
@@ -149,7 +153,8 @@ def _check_same(then: dict, now: dict, directory: pathlib.Path) -> None:
 class Log:
     """Metrics of a run, by step.
 
-    Only process 0 writes anything.
+    Only process 0 writes anything. In a bucket nothing can be appended to:
+    there, files are written in a temporary directory, and `keep` copies them.
 
     Args:
       directory: the workdir.
@@ -159,16 +164,22 @@ class Log:
     """
 
     def __init__(
-        self, directory: pathlib.Path, step: int, evaluated: bool = True
+        self, directory: epath.Path, step: int, evaluated: bool = True
     ):
         self._quiet = not hosts.first()
         self._path = directory / "metrics.jsonl"
+        self._copied: tempfile.TemporaryDirectory | None = None
+        self._news = False
         hosts.lead("metrics", lambda: self._open(step, evaluated))
 
     def _open(self, step: int, evaluated: bool) -> None:
         from tensorboardX import SummaryWriter
 
-        directory = self._path.parent
+        directory = here = self._path.parent
+        if storage.remote(directory):
+            self._copied = tempfile.TemporaryDirectory()
+            here = epath.Path(self._copied.name)
+        path = here / self._path.name
         with writing(directory):
             kept = [
                 text
@@ -176,12 +187,10 @@ class Log:
                 if line["step"] < step
                 or (line["step"] == step and (evaluated or not _valid(line)))
             ]
-            partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            partial.replace(self._path)
-            self._file = self._path.open("a")
+            storage.write(path, "".join(line + "\n" for line in kept).encode())
+            self._file = path.open("a")
         self._board = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=step + 1
+            str(here / "tensorboard"), purge_step=step + 1
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -191,8 +200,18 @@ class Log:
         with writing(self._path.parent):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
+        self._news = True
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def keep(self) -> None:
+        """Has whatever was said where it outlives this machine.
+
+        On a disk it is already.
+        """
+        if self._copied is not None and self._news:
+            self._board.flush()
+            self._copy()
 
     def close(self) -> None:
         """Puts everything on disk."""
@@ -203,13 +222,26 @@ class Log:
                 self._file.close()
             finally:
                 self._board.close()
+        if self._copied is not None:
+            self._copy()
+            self._copied.cleanup()
+
+    def _copy(self) -> None:
+        assert self._copied is not None
+        here, there = pathlib.Path(self._copied.name), self._path.parent
+        with writing(there):
+            for path in sorted(here.rglob("*")):
+                if path.is_file():
+                    name = path.relative_to(here).as_posix()
+                    storage.write(there / name, path.read_bytes())
+        self._news = False
 
 
 def _valid(line: dict[str, Any]) -> bool:
     return any(name.startswith("valid/") for name in line)
 
 
-def _lines(path: pathlib.Path) -> list[tuple[dict[str, Any], str]]:
+def _lines(path: epath.Path) -> list[tuple[dict[str, Any], str]]:
     """All whole lines, read and as they stand.
 
     Without the last one, if a kill has cut it short.
