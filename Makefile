@@ -34,9 +34,9 @@ $(VENV)/.env: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-mllm.txt \
-		requirements-openai.txt $(VENV)/.env
-	$(PIP) install --quiet -r requirements-dev.txt \
+$(VENV)/.dev: requirements-dev.txt requirements-gcs.txt \
+		requirements-mllm.txt requirements-openai.txt $(VENV)/.env
+	$(PIP) install --quiet -r requirements-dev.txt -r requirements-gcs.txt \
 		-r requirements-mllm.txt -r requirements-openai.txt
 	touch $@
 

@@ -53,12 +53,13 @@ finished() {
 saved_steps() {
   local path steps=()
   while read -r path; do
-    path=${path%/} path=${path##*/}
+    path=${path%/commit_success.txt} path=${path%/} path=${path##*/}
     # Other names are checkpoints that are still being written.
     [[ ! $path =~ ^[0-9]+$ ]] || steps+=("$path")
   done < <(
     case $1 in
-      gs://*) gcloud storage ls "$1/checkpoints/" 2>/dev/null ;;
+      # There is a directory before all is in it, and then this file.
+      gs://*) gcloud storage ls "$1/checkpoints/*/commit_success.txt" 2>/dev/null ;;
       *) printf '%s\n' "$1"/checkpoints/*/ ;;
     esac
   )

@@ -16,12 +16,13 @@
 # create:  a queued resource of that name; waits until it is there. --spot: one
 #          that may be pre-empted
 # setup:   copies the code of --commit=COMMIT (HEAD) or --tarball=FILE, and
-#          installs requirements.txt and requirements-tpu.txt with
+#          installs requirements.txt, -gcs.txt and -tpu.txt with
 #          --python=COMMAND (python3; 3.11 or newer), or takes --venv=DIR of
 #          the image; --before=COMMAND runs on each worker first
-# run:     what follows -- goes to launch/train.py; buckets that it names
-#          (gs://...) are mounted by gcsfuse. --logs=DIR: a file for each
-#          worker, here, instead of the terminal. Ends as the trainers do
+# run:     what follows -- goes to launch/train.py; buckets (gs://...) that it
+#          names beside --workdir= are mounted by gcsfuse. --logs=DIR: a file
+#          for each worker, here, instead of the terminal. Ends as the
+#          trainers do
 # stop:    SIGTERM to the trainers: they leave a checkpoint
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR

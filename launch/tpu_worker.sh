@@ -37,7 +37,8 @@ set_up() {
     esac
   done
   cd "$code"
-  wanted=$(cat requirements.txt requirements-tpu.txt | sha256sum)
+  wanted=$(cat requirements.txt requirements-gcs.txt requirements-tpu.txt |
+    sha256sum)
   if [[ $venv ]]; then
     [[ -x $venv/bin/python ]] || refuse "there is no environment in $venv"
     rm -rf "$home/venv"
@@ -48,7 +49,8 @@ set_up() {
     rm -rf "$home/venv"
     "$python" -m venv "$home/venv"
     "$home/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --requirement requirements.txt --requirement requirements-tpu.txt
+      --requirement requirements.txt --requirement requirements-gcs.txt \
+      --requirement requirements-tpu.txt
     echo "$wanted" >"$home/venv/.ready"
   fi
   ln -sfn "$code" "$home/current"
@@ -65,13 +67,21 @@ mount_bucket() {
 }
 
 start() {
-  local arguments=() bucket log
+  local arguments=() bucket before='' log
   [[ -x $home/venv/bin/python ]] || refuse "$(uname -n): not set up"
-  for bucket in $(buckets "$@"); do
-    mount_bucket "$bucket"
-  done
   for argument; do
-    arguments+=("$(mounted "$home/gs" "$argument")")
+    # Runs the trainer writes and reads itself; data it maps into memory.
+    case $before$argument in
+      --workdir* | --config.train.start_from*) ;;
+      *)
+        for bucket in $(buckets "$argument"); do
+          mount_bucket "$bucket"
+        done
+        argument=$(mounted "$home/gs" "$argument")
+        ;;
+    esac
+    arguments+=("$argument") before=
+    [[ $argument != --workdir ]] || before=$argument
   done
   mkdir -p "$home/logs" "$home/run"
   if alive; then

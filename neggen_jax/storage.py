@@ -76,7 +76,8 @@ def _reach(bucket: str) -> None:
     # TensorStore and other processes write there too.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     try:
-        epath.Path(f"gs://{bucket}").exists()
+        # Not whether it exists: telling that is a right of its own.
+        list(epath.Path(f"gs://{bucket}").iterdir())
     except Exception as error:
         raise InputError(
             "The bucket cannot be reached.",

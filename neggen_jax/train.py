@@ -68,12 +68,12 @@ def _train_and_evaluate(
     catalog: Catalog | None,
     preemption: Preemption,
 ) -> dict[str, Any]:
+    directory = storage.path(workdir)
     run = Run.make(config, catalog)
     if run.config.evaluate.category:
         # Whether it is there is better known now than after training.
         _ = run.categories
     state, abstract = run.start()
-    directory = storage.path(workdir)
     finished = directory / "results.json"
     # Results that are there may be those of a shorter run: who starts runs
     # again takes a run for done that stops in order and leaves some.

@@ -217,6 +217,28 @@ def test_a_slurm_job_that_fails_is_not_given_back(slurm):
     assert "--ntasks-per-node=8" in said
 
 
+def test_checkpoints_in_a_bucket_count_when_complete(tmp_path):
+    program(
+        tmp_path / "gcloud",
+        """#!/usr/bin/env bash
+        cd "$ROOT" && for file in ${3#gs://}; do
+          [[ ! -e $file ]] || echo "gs://$file"
+        done""",
+    )
+    for name in ("8/commit_success.txt", "32/commit_success.txt", "64/meta"):
+        path = tmp_path / "bucket/run/checkpoints" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    said = subprocess.run(
+        ["bash", "-c", "source launch/lib.sh; saved_steps gs://bucket/run"],
+        cwd=ROOT,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert sorted(said.stdout.split()) == ["32", "8"], said
+
+
 def test_the_local_launcher_hands_signals_on(tmp_path):
     line = "trap 'echo told; exit 0' TERM; echo begun; "
     line += "while :; do sleep 0.05; done"

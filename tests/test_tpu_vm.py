@@ -97,8 +97,8 @@ def pod(tmp_path):
     for name in ("tpu_worker.sh", "lib.sh"):
         program(code / "launch" / name, (ROOT / "launch" / name).read_text())
     program(code / "launch/train.py", TRAINER)
-    for name in ("requirements.txt", "requirements-tpu.txt"):
-        (code / name).write_text("")
+    for extra in ("", "-gcs", "-tpu"):
+        (code / f"requirements{extra}.txt").write_text("")
     with tarfile.open(tmp_path / "code.tar.gz", "w:gz") as tar:
         tar.add(code, ".")
     for number in range(2):
@@ -192,7 +192,7 @@ def test_what_was_preempted_is_created_again(states, calls, status, pod):
     assert ("not granted: FAILED" in said) == bool(status)
 
 
-def test_a_worker_mounts_the_buckets_that_are_named(pod):
+def test_a_worker_mounts_the_buckets_of_data(pod):
     where, environment = pod
     program(
         where / "bin/gcsfuse",
@@ -205,7 +205,8 @@ def test_a_worker_mounts_the_buckets_that_are_named(pod):
         env=environment,
     )
     for number in range(2):
-        directory = where / f"workers/{number}/neggen/gs/mine/run"
+        # Where this trainer, which knows no buckets, takes it to be.
+        directory = where / f"workers/{number}/neggen/current/gs:/mine/run"
         directory.mkdir(parents=True)
         (directory / "go").write_text("")
     said = run(
@@ -215,11 +216,9 @@ def test_a_worker_mounts_the_buckets_that_are_named(pod):
     )
     homes = [where / f"workers/{number}/neggen/gs" for number in range(2)]
     for home in homes:
-        assert f"--workdir={home}/mine/run" in said
+        assert "--workdir=gs://mine/run" in said
         assert f"--config.data.path={home}/ours/a" in said
     mounts = (where / "mounts").read_text().splitlines()
     assert sorted(line.split()[-2:] for line in mounts) == sorted(
-        [bucket, f"{home}/{bucket}"]
-        for bucket in ("mine", "ours")
-        for home in homes
+        ["ours", f"{home}/ours"] for home in homes
     )
