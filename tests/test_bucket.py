@@ -93,6 +93,10 @@ def committed(server):
     return sorted(int(match[1]) for match in found if match)
 
 
+def contents(server):
+    return {name: data for name, (data, _) in server.objects["bucket"].items()}
+
+
 def check_same(server, reference):
     """Compares what two runs have left."""
     for name in ("run.json", "results.json"):
@@ -121,17 +125,23 @@ def check_same(server, reference):
 
 
 def test_a_run_in_a_bucket_is_the_run_in_a_directory(server, bazaar, reference):
+    """Killed while a checkpoint is written, resumed, evaluated, compared."""
+    server.hold(rf"checkpoints/{2 * STEPS}/commit_success")
+    process = start(*training(bazaar, URL), server=server)
+    server.wait(100)
+    process.kill()
+    process.communicate()
+    server.drop()
+    assert committed(server) == [STEPS]
+    # The log knows no less than the checkpoints.
+    lines = server.text("bucket", "runs/a/metrics.jsonl").splitlines()
+    assert json.loads(lines[-1])["step"] >= STEPS
     finish(start(*training(bazaar, URL), server=server))
     check_same(server, reference)
-    events = [
-        data
-        for name, (data, _) in server.objects["bucket"].items()
-        if name.startswith("runs/a/tensorboard/")
-    ]
-    # The last number that was said is in it too; @ is not for names there.
-    assert len(events) == 1
-    assert events[0].count(b"valid/recall_20") == EPOCHS
-    before = {k: v for k, (_, v) in server.objects["bucket"].items()}
+    before = contents(server)
+    events = [x for x in sorted(before) if x.startswith("runs/a/tensorboard/")]
+    # The last that was said is in it too; @ is not for names there.
+    assert before[events[-1]].count(b"valid/recall_20") == EPOCHS - 1
 
     said = finish(
         start("launch/evaluate.py", f"--workdir={URL}", server=server)
@@ -142,38 +152,13 @@ def test_a_run_in_a_bucket_is_the_run_in_a_directory(server, bazaar, reference):
     assert float(told["recall@20"]) == pytest.approx(
         test["recall@20"], abs=6e-7
     )
-    said = finish(
-        start(
-            "launch/compare.py",
-            "--runs=here=gs://bucket/runs/*",
-            f"--runs=there={reference}",
-            server=server,
-        )
-    )
-    rows = [
-        line.split("|")[1:4] for line in said.splitlines() if "| 1 |" in line
-    ]
+    words = "--runs=here=gs://bucket/runs/*", f"--runs=there={reference}"
+    said = finish(start("launch/compare.py", *words, server=server))
+    rows = [x.split("|")[1:4] for x in said.splitlines() if "| 1 |" in x]
     assert [row[0].strip() for row in rows] == ["here", "there"]
     assert rows[0][1:] == rows[1][1:]
     # Who only reads changes nothing.
-    after = {k: v for k, (_, v) in server.objects["bucket"].items()}
-    assert after == before
-
-
-def test_killed_while_a_checkpoint_is_written(server, bazaar, reference):
-    server.hold(rf"checkpoints/{2 * STEPS}/commit_success")
-    process = start(*training(bazaar, URL), server=server)
-    server.wait(100)
-    process.kill()
-    process.communicate()
-    server.drop()
-    assert committed(server) == [STEPS]
-    # It never knows less than its checkpoints.
-    lines = server.text("bucket", "runs/a/metrics.jsonl").splitlines()
-    assert json.loads(lines[-1])["step"] >= STEPS
-    assert not [x for x in server.names("bucket") if "results.json" in x]
-    finish(start(*training(bazaar, URL), server=server))
-    check_same(server, reference)
+    assert contents(server) == before
 
 
 @pytest.mark.slow
@@ -194,6 +179,7 @@ def test_told_to_stop(server, bazaar, reference):
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside(server, bazaar, reference):
     finish(start(*training(bazaar, URL), server=server))
+    check_same(server, reference)
     objects = server.objects["bucket"]
     last = f"runs/a/checkpoints/{EPOCHS * STEPS}/"
     broken = [name for name in objects if name.startswith(last + "state/")]
