@@ -31,7 +31,7 @@ class GcsServer(ThreadingHTTPServer):
 
     Attributes:
       objects: bucket -> name -> (contents, generation).
-      requests: method and path of each request.
+      denied: names that nobody may write.
     """
 
     daemon_threads = True
@@ -43,7 +43,7 @@ class GcsServer(ThreadingHTTPServer):
         self.objects: dict[str, dict[str, tuple[bytes, int]]] = {
             bucket: {} for bucket in buckets
         }
-        self.requests: list[str] = []
+        self.denied: re.Pattern[str] | None = None
         self.page = page
         self.lock = threading.Lock()
         self.generations = itertools.count(1)
@@ -111,6 +111,8 @@ class GcsServer(ThreadingHTTPServer):
             self._holds.set()
             self._free.wait()
             return _json({"error": {"code": 503, "message": "dropped"}}, 503)
+        if self.denied is not None and self.denied.search(name):
+            return _json({"error": {"code": 403, "message": "no right"}}, 403)
         with self.lock:
             if not self.meets(bucket, name, query):
                 return _json({"error": {"code": 412}}, 412)
@@ -192,7 +194,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
-        self.server.requests.append(f"{self.command} {self.path}")
         # Names come quoted, with their slashes.
         parts = [urllib.parse.unquote(x) for x in url.path.split("/")[1:]]
         try:

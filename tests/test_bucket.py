@@ -35,11 +35,11 @@ def server():
         yield server
 
 
-def start(*words, server=None):
+def start(*words, server=None, program=(sys.executable,)):
     """Starts a command on one device."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.Popen(
-        [sys.executable, *map(str, words)],
+        [*program, *map(str, words)],
         cwd=ROOT,
         env=environment | (server.environment if server else {}),
         stdout=subprocess.PIPE,
@@ -193,6 +193,41 @@ def test_a_damaged_checkpoint_is_set_aside(server, bazaar, reference):
     for name in broken:
         assert name.replace(last, aside) in objects
     check_same(server, reference)
+
+
+@pytest.mark.slow
+def test_several_processes(server, bazaar, tmp_path):
+    def command(workdir):
+        launcher = (
+            "launch/local_multiprocess.sh",
+            "--processes=2",
+            "--devices=2",
+        )
+        words = training(bazaar, workdir)
+        mesh = "--config.mesh.model=2", "--config.mesh.tables=all"
+        return ["bash", *launcher, "--", sys.executable, *words, *mesh]
+
+    finish(start(*command(tmp_path / "a"), program=()))
+    finish(start(*command(URL), server=server, program=()))
+    check_same(server, tmp_path / "a")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("denied", "problem"),
+    [
+        ("run.json", "The workdir cannot be written"),
+        ("metrics", "The workdir cannot be written"),
+        ("checkpoints/.*/meta", "A checkpoint could not be written"),
+        ("checkpoints/.*/d/", "A checkpoint could not be written"),
+    ],
+)
+def test_what_may_not_be_written(server, bazaar, denied, problem):
+    server.denied = re.compile(denied)
+    said = finish(start(*training(bazaar, URL), server=server), status=2)
+    assert f"error: {problem}" in said
+    assert "see to the bucket" in said
+    assert "Traceback" not in said
 
 
 def test_what_cannot_be_a_workdir():
