@@ -31,6 +31,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from neggen_jax.errors import InputError
+from neggen_jax.storage import first_line
 
 # Seconds that a process waits for the others.
 PATIENCE = int(os.environ.get("NEGGEN_PATIENCE", "600"))
@@ -90,7 +91,7 @@ def start(address: str, count: int, index: int) -> None:
             "The processes did not find each other.",
             where=f"--coordinator={address}",
             expected=expected,
-            found=_first_line(error),
+            found=first_line(error),
             fix="start all of them, with the same address and count",
         ) from error
 
@@ -319,7 +320,7 @@ def _refusal(error: BaseException, problem: str) -> dict[str, Any]:
     """
     if isinstance(error, InputError):
         return {k: str(v) for k in _TOLD if (v := getattr(error, k))}
-    found = f"{type(error).__name__}: {_first_line(error)}"
+    found = f"{type(error).__name__}: {first_line(error)}"
     return {"problem": problem, "found": found}
 
 
@@ -332,7 +333,7 @@ def _missing(name: str, error: Exception, seconds: int) -> InputError:
         f"Not all processes came to: {name}.",
         where=f"process {jax.process_index()} of {jax.process_count()}",
         expected=f"all of them within {seconds} s",
-        found=_first_line(error),
+        found=first_line(error),
         fix="see what the others said; give the same command again to resume",
     )
 
@@ -341,7 +342,3 @@ def _client() -> Any:
     from orbax.checkpoint import multihost
 
     return multihost.get_jax_distributed_client()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

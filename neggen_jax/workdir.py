@@ -23,6 +23,7 @@ from neggen_jax import hosts, storage
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import read_json, write_json
 from neggen_jax.config import RESUMABLE, base, flatten
+from neggen_jax.data.batches import ORDER
 from neggen_jax.errors import InputError
 
 
@@ -61,6 +62,7 @@ def claim(
         "dataset": catalog.name,
         "fingerprint": catalog.identity,
         "config": config.to_dict(),
+        "order": ORDER,
     }
     path = directory / "run.json"
     if directory.exists() and not directory.is_dir():
@@ -124,6 +126,14 @@ def _check_same(then: dict, now: dict, directory: epath.Path) -> None:
             expected=f"{then['dataset']} ({then['fingerprint']})",
             found=f"{now['dataset']} ({now['fingerprint']})",
             fix="give that dataset, or choose another --workdir",
+        )
+    if then.get("order", 1) != now["order"]:
+        raise InputError(
+            "The workdir belongs to a version that draws other batches.",
+            where=directory,
+            expected=f"order {now['order']}, which this version has",
+            found=f"order {then.get('order', 1)}",
+            fix="go on with that version, or choose another --workdir",
         )
     old, new = flatten(then["config"]), flatten(now["config"])
     # What an earlier version did as it did, a key added since says at its

@@ -337,6 +337,14 @@ DAMAGES = {
         lambda d: np.save(d / "pairs/test.users.npy", np.zeros(3, np.int32)),
         r"not as long.*pairs/test\.users\.npy.*40.*3",
     ),
+    "numbers gone": (
+        lambda d: (d / "pairs/by_item.numbers.npy").unlink(),
+        r"cannot be read.*pairs/by_item\.numbers\.npy",
+    ),
+    "records of interactions changed": (
+        lambda d: flip(d / "small_shop_2-train.tfrecord-00000"),
+        r"was changed.*train\.tfrecord",
+    ),
     "interactions gone": (
         lambda d: (d / "pairs/train.users.npy").unlink(),
         r"cannot be read.*pairs/train\.users\.npy",

@@ -202,3 +202,14 @@ def test_a_full_disk_is_told(tmp_path):
         log.write(1, {"train/loss": 1.0})
     with pytest.raises(InputError, match="make room"):
         log.close()
+
+
+def test_a_run_of_another_order_of_batches_is_refused(claimed, catalog):
+    directory, config = claimed
+    path = directory / "run.json"
+    told = json.loads(path.read_text())
+    told.pop("order")
+    path.write_text(json.dumps(told))
+    with pytest.raises(InputError, match="draws other batches") as caught:
+        workdir.claim(directory, config, catalog)
+    assert caught.value.found == "order 1"

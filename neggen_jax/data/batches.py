@@ -31,6 +31,10 @@ from neggen_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
+# Which order interactions are drawn in: whoever changes it counts on, so that
+# no run goes on with other batches than it began with.
+ORDER = 2
+
 # Interactions are cut into so many parts at most,
 _PARTS = 256
 # and into none smaller than this: a batch has as many of each part.

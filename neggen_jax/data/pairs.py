@@ -8,13 +8,15 @@ of the files, and no others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from neggen_jax.adjacency import Adjacency, Index, ordered
 from neggen_jax.catalog import SPLITS, Catalog, Interactions
+from neggen_jax.errors import InputError
 
 FOLDER = "pairs"
 
@@ -110,3 +112,44 @@ def read(
         ),
     )
     return splits, Index(Adjacency(train.offsets, train.items), by_item)
+
+
+def check(
+    directory: Path,
+    known: Mapping[str, Any],
+    splits: Mapping[str, Interactions],
+    index: Index,
+) -> None:
+    """Refuses arrays of other lengths than the dataset's description tells.
+
+    Args:
+      directory: of the dataset.
+      known: of `store.describe`.
+      splits: of `read`.
+      index: of `read`.
+
+    Raises:
+      InputError: for the first one that is not as it should be.
+    """
+    users, items, counts = (
+        known[name] for name in ("num_users", "num_items", "counts")
+    )
+    expected: dict[str, tuple[np.ndarray | None, Any]] = {
+        "by_item.offsets": (index.by_item.offsets, items + 1),
+        "by_item.users": (index.by_item.ends, counts.get("train")),
+        "by_item.numbers": (index.by_item.numbers, counts.get("train")),
+    }
+    for split, part in splits.items():
+        for name in ("users", "items", "timestamps"):
+            expected[f"{split}.{name}"] = getattr(part, name), counts.get(split)
+        expected[f"{split}.offsets"] = part.offsets, users + 1
+    for name, (array, length) in expected.items():
+        if array is not None and array.shape != (length,):
+            raise InputError(
+                "An array is not as long as catalog.json says.",
+                where=directory / FOLDER / f"{name}.npy",
+                expected=length,
+                found=array.shape,
+                fix="prepare the dataset directory again with "
+                "launch/prepare.py",
+            )

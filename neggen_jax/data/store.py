@@ -48,12 +48,10 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.adjacency import Index
 from neggen_jax.catalog import (
     SPLITS,
     Catalog,
     Features,
-    Interactions,
     ItemRecords,
 )
 from neggen_jax.data import counterfactuals as rewritten
@@ -178,7 +176,7 @@ def load(
     splits, index = pairs.read(
         directory, known["files"].get("pairs", ()), _read_array
     )
-    _check_shapes(directory, known, splits, index)
+    pairs.check(directory, known, splits, index)
     features = {
         modality: _read_features(directory / "features", modality)
         for modality in known["modalities"]
@@ -393,35 +391,6 @@ def _intact(directory: Path, files: Mapping[str, str]) -> list[Path]:
         if path.exists() and _digest(path) != digest:
             raise _changed(path)
     return paths
-
-
-def _check_shapes(
-    directory: Path,
-    known: Mapping[str, Any],
-    splits: Mapping[str, Interactions],
-    index: Index,
-) -> None:
-    """Refuses arrays of other lengths than catalog.json tells."""
-    users, items = known["num_users"], known["num_items"]
-    counts = known["counts"]
-    expected: dict[str, tuple[np.ndarray | None, Any]] = {
-        "by_item.offsets": (index.by_item.offsets, items + 1),
-        "by_item.users": (index.by_item.ends, counts.get("train")),
-        "by_item.numbers": (index.by_item.numbers, counts.get("train")),
-    }
-    for split, part in splits.items():
-        for name in ("users", "items", "timestamps"):
-            expected[f"{split}.{name}"] = getattr(part, name), counts.get(split)
-        expected[f"{split}.offsets"] = part.offsets, users + 1
-    for name, (array, length) in expected.items():
-        if array is not None and array.shape != (length,):
-            raise InputError(
-                f"An array is not as long as {_CATALOG} says.",
-                where=directory / pairs.FOLDER / f"{name}.npy",
-                expected=length,
-                found=array.shape,
-                fix=_FIX,
-            )
 
 
 def _culprit(directory: Path, catalog: Catalog) -> Path:
