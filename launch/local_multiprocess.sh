@@ -40,7 +40,7 @@ with socket.socket() as s:
 fi
 
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
-children=()
+children=() number=()
 stop() {
   for child in "${children[@]}"; do
     kill "-$1" "$child" 2>/dev/null || true
@@ -54,7 +54,7 @@ for ((i = 0; i < processes; i++)); do
     continue
   fi
   "${command[@]}" &
-  children+=("$!")
+  children+=("$!") number[$!]=$i
 done
 # Looked at again and again: `wait -n` forgets one of two that end at once.
 status=0 deadline=
@@ -72,6 +72,10 @@ while ((${#children[@]})); do
     fi
     if ((one && !status)); then
       status=$one failed=1
+      said="ended with status $one"
+      ((one < 129)) || said="was ended by signal $((one - 128))"
+      echo "${0##*/}: process ${number[$child]} $said; the others are told" \
+        "to stop, and the same command goes on" >&2
     fi
   done
   children=("${rest[@]+"${rest[@]}"}")

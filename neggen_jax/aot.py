@@ -65,6 +65,8 @@ def environment(chips: int) -> None:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-1",
         "TPU_WORKER_HOSTNAMES": "localhost",
+        # Another plan may be made beside this one.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
     os.environ.update(quiet)
     if not have_libtpu():

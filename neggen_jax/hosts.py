@@ -51,12 +51,20 @@ def start(address: str, count: int, index: int) -> None:
     Args:
       address: `host:port` of process 0; "auto" asks the machine (TPU pods,
         Slurm, Open MPI, Kubernetes), and "" stays alone.
-      count: of processes; read with an address alone.
+      count: of processes; more than one need an address.
       index: of this one, from 0.
 
     Raises:
       InputError: if the arguments contradict each other, or not all came.
     """
+    if not address and (count, index) != (1, 0):
+        raise InputError(
+            "Several processes do not know where to find each other.",
+            where="--coordinator",
+            expected="host:port of process 0, or auto",
+            found=f"none, with --processes={count} --process={index}",
+            fix="give all of them the same --coordinator, or neither flag",
+        )
     if not address:
         return
     given: dict[str, Any] = {}

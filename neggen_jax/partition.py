@@ -233,7 +233,8 @@ def make_partition(
             where="config.mesh",
             expected=f"data * model == {len(devices)} (devices found)",
             found=f"data={data}, model={model}",
-            fix="set --config.mesh.data=-1 and a model size that divides",
+            fix="set --config.mesh.data=-1 and a --config.mesh.model that "
+            f"divides {len(devices)}",
         )
     grid = np.asarray(devices).reshape(data, model)
     spread = dict.fromkeys(("user", "item", "edge"), TABLES[tables])

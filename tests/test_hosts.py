@@ -10,6 +10,9 @@ import subprocess
 import pytest
 from together import together
 
+from neggen_jax import hosts
+from neggen_jax.errors import InputError
+
 # A process may be slow where it says so, and take long in many steps.
 WATCHED = """
 from neggen_jax.errors import InputError, reported
@@ -163,3 +166,9 @@ def test_all_read_the_same_checkpoint(tmp_path):
     assert "warning" not in done[1][1]
     aside = sorted(path.name for path in (tmp_path / "damaged").iterdir())
     assert aside == ["2", "3"]
+
+
+def test_processes_that_have_no_address_are_refused():
+    for count, index in ((2, 0), (2, 1), (1, 1)):
+        with pytest.raises(InputError, match="where to find each other"):
+            hosts.start("", count, index)

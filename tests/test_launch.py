@@ -293,3 +293,14 @@ def test_the_commands_of_the_guide_are_understood(offline, tmp_path):
         'mountPath: "/gs/b"',
     ):
         assert said in done.stdout
+
+
+def test_says_which_process_was_killed():
+    said = run(
+        "local_multiprocess.sh",
+        *("--processes=2", "--devices=1", "--grace=0", "--", "bash", "-c"),
+        "if [[ $* == *--process=1* ]]; then kill -9 $$; fi; exec sleep 60",
+        "name",
+        status=137,
+    )
+    assert "process 1 was ended by signal 9" in said

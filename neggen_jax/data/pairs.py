@@ -150,6 +150,5 @@ def check(
                 where=directory / FOLDER / f"{name}.npy",
                 expected=length,
                 found=array.shape,
-                fix="prepare the dataset directory again with "
-                "launch/prepare.py",
+                fix="prepare it again with launch/prepare.py, with --overwrite",
             )

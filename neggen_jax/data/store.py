@@ -78,7 +78,7 @@ _OURS = re.compile(
     r"(catalog|dataset_info|features)\.json|truth\.npz|.+\.tfrecord-\d+"
     r"|pairs|items|users|features|images"
 )
-_FIX = "prepare the dataset directory again with launch/prepare.py"
+_FIX = "prepare it again with launch/prepare.py, with --overwrite"
 
 
 def save(
