@@ -8,6 +8,7 @@ that was told to stop, and has, ends in one line and exit status 0.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 
@@ -20,8 +21,21 @@ from neggen_jax.preemption import Stopped
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls `main`; the last line of every command."""
+    _make_threads()
     with reported(), _stopping():
         app.run(main, flags_parser=_parse)
+
+
+def _make_threads() -> None:
+    """Gives virtual devices enough threads; before they are made.
+
+    XLA's client for CPUs has one for each device. Where programs wait for
+    others in two collectives at once, a few devices can take all of them,
+    and nobody gets on.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if found := re.search(r"host_platform_device_count=(\d+)", given):
+        os.environ.setdefault("NPROC", str(4 * int(found[1])))
 
 
 @contextlib.contextmanager

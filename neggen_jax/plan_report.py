@@ -217,6 +217,7 @@ _COLUMNS = (
             _count(n) for n in (p.case.users, p.case.items, p.case.interactions)
         ),
     ),
+    ("batch", lambda p: _batch(p.case.config.train)),
     ("parameters", lambda p: _gib(p.held["parameters"])),
     ("optimiser", lambda p: _gib(p.held["optimiser"])),
     ("graphs", lambda p: _gib(p.held["graphs"])),
@@ -255,6 +256,13 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:g} {unit}"
     return str(number)
+
+
+def _batch(train: Any) -> str:
+    """Of a step, which may be several batches."""
+    several = train.batches_per_step
+    size = f"{train.batch_size:,}"
+    return f"{several} x {size}" if several > 1 else size
 
 
 def markdown(plans: Iterable[Plan]) -> str:

@@ -15,6 +15,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
     ]
 ).strip()
+# See `command._make_threads`.
+os.environ["NPROC"] = "32"
 # Most of the time is spent on compiling: programs that were met before, in
 # this process or another, are not compiled again.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
