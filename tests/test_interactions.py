@@ -87,7 +87,8 @@ def test_interactions(shop):
     assert catalog.train.users.dtype == np.int32
     assert catalog.train.items.dtype == np.int32
     assert catalog.train.timestamps.dtype == np.int64
-    assert catalog.train.users.tolist() == [1, 0, 2, 1]  # the file's order
+    # By user and item, whatever the file's order.
+    assert catalog.train.users.tolist() == [0, 1, 1, 2]
     assert catalog.records is None
     assert catalog.user_ids is None
     assert not catalog.features
@@ -99,8 +100,8 @@ def test_columns_are_found_by_name_and_time_is_optional(shop):
     catalog = read_mmrec(shop(rows, [HEADER[i] for i in order]), name="x")
     assert catalog.name == "x"
     assert catalog.train.timestamps is None
-    assert catalog.train.users.tolist() == [1, 0, 2, 1]
-    assert catalog.train.items.tolist() == [0, 0, 3, 4]
+    assert catalog.train.users.tolist() == [0, 1, 1, 2]
+    assert catalog.train.items.tolist() == [0, 0, 4, 3]
 
 
 @pytest.mark.parametrize("change", ["crlf", "bom", "quoted", "blank", "no end"])
