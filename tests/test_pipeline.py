@@ -130,7 +130,7 @@ def test_a_record_that_cannot_be_kept_ends_it():
 
 def test_a_full_disk_is_said_and_gone_on_from(small_disk):
     some = make_records(
-        [f"A {c} mug " + "x" * 4_000 for c in COLOURS] * 12,
+        [f"A {c} mug " + "x" * 3_700 for c in COLOURS] * 12,
         attributes=[{"colour": c} for c in COLOURS] * 12,
     )
     data = save(some, small_disk / "data")
