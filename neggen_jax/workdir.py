@@ -200,7 +200,11 @@ class Log:
             storage.write(path, "".join(line + "\n" for line in kept).encode())
             self._file = path.open("a")
         self._board = SummaryWriter(
-            str(here / "tensorboard"), purge_step=step + 1
+            str(here / "tensorboard"),
+            purge_step=step + 1,
+            # Without end: its thread may die of a full disk, and whoever then
+            # waited for room in the queue would do so for ever.
+            max_queue=0,
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -210,9 +214,15 @@ class Log:
         with writing(self._path.parent):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
+            if not self._recording():
+                raise OSError("TensorBoard's events could not be written")
         self._news = True
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def _recording(self) -> bool:
+        """Whether TensorBoard's thread still writes."""
+        return self._board.file_writer.event_writer._worker.is_alive()
 
     def keep(self) -> None:
         """Has whatever was said where it outlives this machine.
@@ -231,7 +241,8 @@ class Log:
             try:
                 self._file.close()
             finally:
-                self._board.close()
+                if self._recording():
+                    self._board.close()
         if self._copied is not None:
             self._copy()
             self._copied.cleanup()

@@ -153,7 +153,9 @@ LADDER = {"samples": 1, "start": 1.0, "unit": "epochs"}
 @pytest.mark.parametrize(
     "part",
     [
-        {**LADDER, "levels": "joint", "bank": 3},
+        pytest.param(
+            {**LADDER, "levels": "joint", "bank": 3}, marks=pytest.mark.slow
+        ),
         pytest.param({**LADDER, "bank": 2}, marks=pytest.mark.slow),
         pytest.param(LADDER, marks=pytest.mark.slow),
     ],

@@ -225,7 +225,12 @@ def test_shuffled_effects_are_those_of_others(run):
 
 @pytest.mark.parametrize(
     "argument",
-    ["vbpr,text", "mf,shuffled", "mci,conditioned", "lightgcn,published"],
+    [
+        "vbpr,text",
+        "mf,shuffled",
+        pytest.param("mci,conditioned", marks=pytest.mark.slow),
+        "lightgcn,published",
+    ],
 )
 def test_experiments_train(argument, tmp_path):
     config = make_neggen(argument, train__epochs=1)

@@ -44,7 +44,6 @@ QUICK = {
     ("vbpr", "8x1"),
     ("freedom", "4x2-all-pull"),
     ("mci", "4x2"),
-    ("both", "1x8-pull"),
 }
 
 

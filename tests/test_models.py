@@ -339,6 +339,7 @@ def test_mci_with_one_modality_gives_it_all_the_weight(catalog, one):
     np.testing.assert_allclose(encoded.items, items, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_modality_without_a_weight_weighs_as_the_others_do(catalog, one):
     size = sizes(catalog, one)
     for make_one in (

@@ -85,6 +85,7 @@ def test_tables_are_cut_and_counted(on_cpu):
     assert made.blocks == 1
 
 
+@pytest.mark.slow
 def test_sources_are_planned_with_what_they_read(on_cpu):
     file = ROOT / "configs" / "neggen.py"
     config = make_config("lightgcn", file, mesh__data=-1, mesh__model=4)

@@ -185,7 +185,9 @@ def test_what_one_refuses_all_refuse(bazaar, tmp_path):
 @pytest.mark.parametrize(
     ("leave", "problem"),
     [
-        (0, "The workdir cannot be written."),
+        pytest.param(
+            0, "The workdir cannot be written.", marks=pytest.mark.slow
+        ),
         pytest.param(
             100_000,
             "A checkpoint could not be written; the ones before it are intact.",

@@ -249,7 +249,9 @@ def torment(name, data, peaceful, workdir, moments, seed) -> int:
     ("name", "moments"),
     [
         ("freedom", ("told", "saving")),
-        ("lightgcn", ("saving", "told", "damage")),
+        pytest.param(
+            "lightgcn", ("saving", "told", "damage"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_disturbed_runs_end_as_if_nothing_had_been(
