@@ -266,6 +266,10 @@ def watch(orderly: type[Exception]) -> Iterator[None]:
     except orderly:
         raise
     except BaseException as error:
+        # Whatever it waits for at its end, it waits no longer than this.
+        end = threading.Timer(45, os._exit, (2,))
+        end.daemon = True
+        end.start()
         failed = f"Process {jax.process_index()} failed in: {_now.name}."
         refusal = _refusal(error, failed)
         first = _tell(refusal)
