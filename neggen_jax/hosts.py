@@ -262,7 +262,8 @@ def watch(orderly: type[Exception]) -> Iterator[None]:
             yield
         finally:
             over.set()
-            thread.join()
+            # It may be asking a process that is not there any more.
+            thread.join(10)
     except orderly:
         raise
     except BaseException as error:
