@@ -102,7 +102,7 @@ def base() -> ConfigDict:
     # How propagation over several shards of a table comes by the others:
     # "gather" holds the whole table on each device while it multiplies;
     # "ring" passes the shards round, in memory that does not grow with it;
-    # "pull" sends each device the rows that its part of the graph has.
+    # "pull" sends each device the items that its users have, and sums back.
     config.mesh.exchange = "gather"
     return config
 

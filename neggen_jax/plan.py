@@ -267,8 +267,8 @@ def _notes(case: Case) -> list[str]:
     ]
     if case.config.mesh.exchange == "pull":
         notes.append(
-            "vectors are sent as if both ends of edges were drawn uniformly, "
-            "where most are needed; of a graph with popular ends they are fewer"
+            "items are sent as if edges drew them uniformly, where most are "
+            "needed; where some are more popular than others they are fewer"
         )
     return notes
 
@@ -355,7 +355,7 @@ def remedies(plan: Plan) -> list[tuple[dict[str, Any], Plan]]:
     config = plan.case.config
     everything = math.prod(plan.mesh.values())
     steps: list[dict[str, Any]] = [
-        {"mesh.tables": "all", "mesh.exchange": "ring"},
+        {"mesh.tables": "all", "mesh.exchange": "pull"},
         {"mesh.data": 1, "mesh.model": everything},
         {"train.dtype": "bfloat16"},
         {"encoder.dim": max(8, config.encoder.dim // 2)},

@@ -35,6 +35,7 @@ import numpy as np
 import pytest
 
 from neggen_jax.catalog import SPLITS, Catalog, Features, Interactions
+from neggen_jax.ops import routes
 from neggen_jax.partition import Partition, make_partition
 
 # An example may compile, so none has a deadline; and the same examples are
@@ -73,6 +74,14 @@ def eight() -> Partition:
 def partition(request: pytest.FixtureRequest) -> Partition:
     """Each of the meshes, in turn."""
     return on_mesh(*request.param)
+
+
+@pytest.fixture(scope="module")
+def small_rounds() -> Iterator[None]:
+    """Has small tables take several rounds of the exchange "pull"."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes, "ROUND", 8)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,8 @@ from training import make_run
 from neggen_jax.ops.sparse import dense, make_graph
 from neggen_jax.partition import EXCHANGES, RULES
 
+pytestmark = pytest.mark.usefixtures("small_rounds")
+
 # Neither divides by 2 or by 8.
 ROWS, COLUMNS, WIDTH = 29, 21, 5
 ALL = ("data", "model")
@@ -116,6 +118,14 @@ def matrices(draw):
 @settings(max_examples=25)
 def test_any_matrix(matrix, mesh, exchange):
     check(matrix, on_mesh(*mesh), exchanges=(exchange,))
+
+
+def test_these_take_several_rounds(eight):
+    graph = graph_of(random_matrix(0), eight, "pull")
+    shards, rounds, *_ = graph.forward.send.shape
+    assert shards == 8
+    assert rounds > 1
+    assert graph.backward.pushes
 
 
 def test_one_shard_makes_one_program(one):

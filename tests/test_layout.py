@@ -14,10 +14,13 @@ import pytest
 from neggen_jax import adjacency
 from neggen_jax.adjacency import Adjacency, Index
 from neggen_jax.errors import InputError
-from neggen_jax.ops import layout
-from neggen_jax.ops.layout import ROUNDS, Needed, both_ways, lay_out, tiled
+from neggen_jax.ops import layout, routes
+from neggen_jax.ops.layout import both_ways, lay_out
+from neggen_jax.ops.routes import Needed, in_rounds, lay_out_to_pull
 from neggen_jax.ops.sparse import edge_weights, make_graph, subset
 from neggen_jax.partition import EXCHANGES
+
+pytestmark = pytest.mark.usefixtures("small_rounds")
 
 SHARDS, SHAPE = 8, (40, 24)
 
@@ -37,17 +40,25 @@ def made(some, exchange, own=range(SHARDS)):
 
     Padding has column -1.
     """
-    native = exchange == "gather"
-    rows, need = lay_out(some, list(own), SHARDS, exchange, native)
-    columns, width = rows.columns.copy(), some.shape[1] // SHARDS
-    if exchange == "ring":
-        columns += width * np.arange(SHARDS)[:, None]
+    own, width = list(own), some.shape[1] // SHARDS
     if exchange == "pull":
-        sender, place = np.divmod(columns, need.shape[-1])
-        shard, block, _ = np.indices(columns.shape)
-        columns = need[shard, block, sender, place] + sender * width
+        rows, _, need = lay_out_to_pull(some, own, SHARDS)
+        columns = asked_for(need, rows.columns, width)
+    else:
+        native = exchange == "gather"
+        rows = lay_out(some, own, SHARDS, 1 if native else SHARDS, native)
+        columns = rows.columns.copy()
+        if exchange == "ring":
+            columns += width * np.arange(SHARDS)[:, None]
     columns[rows.edges == len(some.pairs)] = -1
     return rows, columns
+
+
+def asked_for(need, numbers, width):
+    """Columns of the matrix, from their numbers in the order of arrival."""
+    sender, place = np.divmod(numbers, need.shape[-1])
+    shard, block, _ = np.indices(numbers.shape)
+    return need[shard, block, sender, place] + sender * width
 
 
 def assert_same(one, other):
@@ -87,6 +98,31 @@ def test_rows_are_sorted_and_padding_is_last(exchange):
         np.testing.assert_array_equal(some.sizes(SHARDS), by_shard)
 
 
+def test_what_is_pushed_are_the_same_entries_by_their_columns():
+    (some, _), (all_rows, all_columns, all_weights) = entries()
+    rows, turned, need = lay_out_to_pull(some, range(SHARDS), SHARDS)
+    height, width = (size // SHARDS for size in SHAPE)
+    assert (rows.height, turned.height) == (height, width)
+    assert turned.pushes
+    assert not rows.pushes
+    columns = asked_for(need, turned.rows, width)
+    for here in np.ndindex(*rows.columns.shape[:2]):
+        real = turned.edges[here] < len(all_rows)
+        size = real.sum()
+        assert real[:size].all()
+        assert not turned.weights[here][size:].any()
+        assert (np.diff(turned.rows[here]) >= 0).all()
+        edges = turned.edges[here][:size]
+        want = np.sort(rows.edges[here])[:size]
+        np.testing.assert_array_equal(np.sort(edges), want)
+        np.testing.assert_array_equal(columns[here][:size], all_columns[edges])
+        row = turned.columns[here][:size] + height * here[0]
+        np.testing.assert_array_equal(row, all_rows[edges])
+        np.testing.assert_array_equal(
+            turned.weights[here][:size], all_weights[edges].astype(np.float32)
+        )
+
+
 def test_each_vector_is_asked_for_once_and_as_many_in_each_round():
     """Even if ids follow popularity: entries of the first are in all rounds."""
     rng = np.random.default_rng(0)
@@ -100,21 +136,34 @@ def test_each_vector_is_asked_for_once_and_as_many_in_each_round():
         needed = Needed.make(some, shard, SHARDS)
         want = np.unique(columns[rows // 50 == shard])
         np.testing.assert_array_equal(needed.columns, want)
-        most = tiled(needed.longest())
-        lists = needed.lists(most)
-        assert lists.shape == (ROUNDS, SHARDS, most)
         counts = np.bincount(want // 300, minlength=SHARDS)
-        assert counts.max() / ROUNDS <= most < counts.max() / ROUNDS + 8
+        assert needed.most() == counts.max()
+        rounds, most = in_rounds(needed.most(), SHARDS)
+        assert rounds > 5
+        lists = needed.lists(rounds, most)
+        assert lists.shape == (rounds, SHARDS, most)
         for sender in range(SHARDS):
             before = (want < 300 * sender).sum()
-            first = (np.arange(ROUNDS)[:, None] - before) % ROUNDS
-            inside = first + ROUNDS * np.arange(most) < counts[sender]
+            first = (np.arange(rounds)[:, None] - before) % rounds
+            inside = first + rounds * np.arange(most) < counts[sender]
             assert inside.sum() == counts[sender]
             assert np.ptp(inside.sum(1)) <= 1
             found = lists[:, sender][inside] + 300 * sender
             np.testing.assert_array_equal(
                 np.sort(found), want[want // 300 == sender]
             )
+
+
+@pytest.mark.parametrize("most", [0, 1, 8, 9, 1000])
+@pytest.mark.parametrize("shards", [2, 8, 4096])
+def test_rounds_have_room_for_everything_in_whole_tiles(most, shards):
+    rounds, sent = in_rounds(most, shards)
+    assert rounds * sent >= most
+    assert sent % 8 == 0
+    assert rounds >= 1
+    # No round is needlessly large, nor are there too many.
+    assert shards * sent <= routes.ROUND + 8 * shards
+    assert rounds == 1 or (rounds - 1) * routes.ROUND < shards * most
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
@@ -150,7 +199,11 @@ class Guarded:
 
 @pytest.mark.parametrize("own", [[3], [6, 7], [2, 3, 4]])
 @pytest.mark.parametrize("exchange", EXCHANGES)
-def test_some_shards_are_those_of_all_and_read_nothing_else(exchange, own):
+def test_some_shards_are_those_of_all_and_read_nothing_else(
+    exchange, own, monkeypatch
+):
+    # What processes would agree on.
+    monkeypatch.setattr(routes, "in_rounds", lambda *_: (5, 8))
     for some in entries()[0]:
         every, columns = made(some, exchange)
         first, last = some.pairs.offsets[
@@ -235,6 +288,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from neggen_jax import adjacency, hosts
+from neggen_jax.ops import routes
 from neggen_jax.ops.sparse import make_graph, multiply
 from neggen_jax.partition import MESH_AXES, Partition
 
@@ -245,6 +299,7 @@ if count > 1:
 most = hosts.largest("a test", [rank, -rank, 2**40 + rank])
 assert most == [count - 1, 0, 2**40 + count - 1]
 adjacency.BLOCK = 2**12
+routes.ROUND = 2**9
 rng = np.random.default_rng(0)
 shape, n = (4000, 2400), 200_000
 cells = rng.choice(shape[0] * shape[1], n, replace=False)

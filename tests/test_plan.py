@@ -112,12 +112,12 @@ def test_what_would_make_it_fit_is_tried(on_cpu):
     tried = plan.remedies(made)
     changes, last = tried[-1]
     assert last.fits
-    assert changes == {"mesh.tables": "all", "mesh.exchange": "ring"}
+    assert changes == {"mesh.tables": "all", "mesh.exchange": "pull"}
     said = plan_report.text(made, tried)
     assert "It does not fit: " in said
     assert (
         "It would fit with --config.mesh.tables=all "
-        "--config.mesh.exchange=ring" in said
+        "--config.mesh.exchange=pull" in said
     )
     # Users' vectors and both their moments, or their gradient.
     assert "f32[50000000,32]" in said or "optimiser, all the time" in said
@@ -142,7 +142,7 @@ def test_vectors_that_all_send_to_all_are_counted_by_the_links(on_cpu):
     made = plan.make(case)
     received = made.phases["train"].counts.collectives
     assert received["all-to-all"] > 0
-    assert "drawn uniformly" in made.notes[1]
+    assert "edges drew them uniformly" in made.notes[1]
     # On a torus of 2 x 2 one of three others is two links away.
     longer = sum(received.values()) + received["all-to-all"] / 3
     seconds = made.times("train").interconnect

@@ -1,6 +1,7 @@
 """Membership and the k-th non-member, against sets."""
 
 import itertools
+import re
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from neggen_jax.adjacency import Adjacency
 from neggen_jax.ops.positives import (
+    abstract_positives,
     contains,
     kth_negative,
     kth_positive,
@@ -78,18 +80,33 @@ def test_any_rows(one, cells, full):
 
 
 @pytest.mark.parametrize("tables", ["model", "all"])
+# A batch of one for each user cuts over the devices, or does not.
+@pytest.mark.parametrize("count", [24, 19])
 @pytest.mark.parametrize("mesh", MESHES[1:])
-def test_the_shard_that_has_a_user_answers(mesh, tables):
+def test_the_shard_that_has_a_user_answers(mesh, count, tables):
     rng = np.random.default_rng(0)
     partition = make_partition(*mesh, tables=tables)
-    rows = [set(rng.choice(16, rng.integers(16), False)) for _ in range(19)]
+    rows = [set(rng.choice(16, rng.integers(16), False)) for _ in range(count)]
     check_everything(rows, 16, partition)
     shards = mesh[0] * mesh[1] if tables == "all" else mesh[1]
     positives = make_positives(
-        Adjacency.make(np.arange(19), np.zeros(19, int), 19), 16, partition
+        Adjacency.make(np.arange(count), np.zeros(count, int), count),
+        16,
+        partition,
     )
     held = {s.data.shape for s in positives.items.addressable_shards}
-    assert held == {(1, -(-19 // shards))}
+    assert held == {(1, -(-count // shards))}
+
+
+def test_a_device_answers_for_its_own_users_alone():
+    """Not the whole batch on each of them, which grows with the pod."""
+    partition, batch = make_partition(4, 2, tables="all"), 4096
+    positives = abstract_positives(8192, 1024, 512, partition, longest=9)
+    users = partition.abstract((batch,), np.int32, "batch")
+    text = kth_negative.lower(positives, users, users).compile().as_text()
+    # A mesh of 4 x 2: its share, and room for draws that are uneven.
+    sizes = map(int, re.findall(r"\bs32\[(\d+)", text))
+    assert max(sizes) < batch / 2
 
 
 def test_rows_of_every_length(one):

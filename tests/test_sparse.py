@@ -22,6 +22,9 @@ from neggen_jax.partition import EXCHANGES
 ROWS, COLUMNS, WIDTH = 32, 24, 5
 
 
+pytestmark = pytest.mark.usefixtures("small_rounds")
+
+
 def random_edges(seed, count, empty_rows=(), empty_columns=()):
     """Unique edges in no order, and weights of either sign."""
     rng = np.random.default_rng(seed)

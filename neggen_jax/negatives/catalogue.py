@@ -101,12 +101,12 @@ class Popularity(Source):
         shape = (self.tries, *users.shape)
         share = jax.random.randint(draw_key, shape, 0, cumulative[-1])
         tries = jnp.searchsorted(cumulative, share, side="right")
-        tries = tries.astype(jnp.int32)
-        allowed = ~contains(
-            inputs.positives, jnp.broadcast_to(users, shape), tries
-        )
-        first = jnp.argmax(allowed, axis=0)
-        drawn = jnp.take_along_axis(tries, first[None], axis=0)[0]
+        # The batch comes first, as it is spread over the devices.
+        tries = jnp.moveaxis(tries.astype(jnp.int32), 0, -1)
+        everybody = jnp.broadcast_to(users[..., None], tries.shape)
+        allowed = ~contains(inputs.positives, everybody, tries)
+        first = jnp.argmax(allowed, axis=-1, keepdims=True)
+        drawn = jnp.take_along_axis(tries, first, axis=-1)[..., 0]
         spare = uniform(spare_key, inputs.positives, users)
-        items = jnp.where(allowed.any(axis=0), drawn, spare)
+        items = jnp.where(allowed.any(axis=-1), drawn, spare)
         return at_items(encoded, items)

@@ -9,9 +9,11 @@ All of this runs on one device, inside `shard_map`. There are three exchanges:
   and the messages of one block of entries. But the whole table passes
   through it, and it goes over its sums as often as there are devices.
 - "pull": each device is sent the vectors that its entries have, once each,
-  in a number of rounds that does not depend on that of the devices. So what
-  it moves is bounded by its entries, however large the table. It holds one
-  round of vectors, and lists of those to send.
+  in a number of rounds that does not depend on that of the devices. The
+  transpose goes the same way back: a device adds up what its entries have of
+  each row, and sends the sums to whoever holds the row. So both ways columns
+  alone travel, those of a device's entries and no others, however large the
+  table. It holds one round of vectors, and lists of those to send.
 
 On CPU the product of "gather" is XLA's native CSR kernel (through BCSR); all
 others are segment sums over sorted rows.
@@ -50,6 +52,8 @@ def product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
     Returns:
       `[height, d]`, in the dtype of `x`; sums run in float32.
     """
+    if rows.pushes:
+        return _push_product(rows, x, axis)
     if rows.send is not None:
         return _pull_product(rows, x, axis)
     if len(rows.columns) > 1:
@@ -111,6 +115,21 @@ def _pull_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
     return sums.astype(x.dtype)
 
 
+def _push_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
+    """A block of entries, and what they add up to, for each round."""
+    send: Any = rows.send
+
+    def body(step: Any, sums: jax.Array) -> jax.Array:
+        own = jnp.zeros((send[step].size, x.shape[1]), jnp.float32)
+        own = _add_messages(own, jax.tree.map(lambda v: v[step], rows), x)
+        parts = jax.lax.all_to_all(own, axis, 0, 0, tiled=True)
+        return sums.at[send[step].reshape(-1)].add(parts)
+
+    sums = jnp.zeros((rows.height, x.shape[1]), jnp.float32)
+    sums = jax.lax.fori_loop(0, len(send), body, sums)
+    return sums.astype(x.dtype)
+
+
 def _add_messages(sums: jax.Array, rows: Rows, x: jax.Array) -> jax.Array:
     """Adds one block of entries `[n]` times `x` to `sums`."""
     messages = x[rows.columns].astype(jnp.float32) * rows.weights[:, None]
@@ -131,6 +150,25 @@ def pulled(rows: Rows, values: jax.Array, axis: Axis) -> jax.Array:
     held = jax.lax.all_to_all(values[rows.send], axis, 1, 1, tiled=True)
     held = held.reshape(len(held), -1)
     return jnp.take_along_axis(held, rows.columns, axis=1)
+
+
+def counted(rows: Rows, axis: Axis) -> jax.Array:
+    """Entries in each row of the device's shard, where weights are 1 or 0.
+
+    Args:
+      rows: of one shard, that pushes.
+      axis: that the shards are spread over.
+
+    Returns:
+      int32 `[height]`.
+    """
+    send: Any = rows.send
+    # Float32 would stop counting at 2**24.
+    zeros = jnp.zeros((len(send), send[0].size), jnp.int32)
+    block = jnp.arange(len(send))[:, None]
+    own = zeros.at[block, rows.rows].add(rows.weights.astype(jnp.int32))
+    parts = jax.lax.all_to_all(own.reshape(send.shape), axis, 1, 1, tiled=True)
+    return jnp.zeros(rows.height, jnp.int32).at[send].add(parts)
 
 
 def requests(need: jax.Array, mesh: Mesh, axis: Axis) -> jax.Array:

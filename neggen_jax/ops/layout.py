@@ -9,17 +9,14 @@ nothing else. They may be mapped from disk.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
 
 from neggen_jax import hosts
-from neggen_jax.adjacency import Adjacency, Index, fits_int32
+from neggen_jax.adjacency import Adjacency, Index
 
 # Built on the host, used on the devices.
 Array = jax.Array | np.ndarray
@@ -34,13 +31,6 @@ _NUMBERED = 2**31 - 1
 # the columns are in what that block is multiplied by.
 Cut = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-# Rows of a tile of TPUs' memory.
-_TILE = 8
-
-# Rounds in which a shard is sent the vectors that it needs. More make buffers
-# smaller, and passes over a shard's sums more.
-ROUNDS = 8
-
 
 @flax.struct.dataclass
 class Rows:
@@ -52,7 +42,11 @@ class Rows:
     - "ring" has S: block b has the entries whose columns live in shard b of
       the columns, numbered from its beginning.
     - "pull" has one for each round, in which every shard of the columns sends
-      c of its vectors; columns are numbered in the order that they arrive in.
+      c of its vectors (see `ops/routes.py`); columns are numbered in the order
+      that they arrive in.
+      Its transpose has the same entries in the same shards, which are those
+      of its own columns: a block is sorted by what was the number of the
+      column, and its sums leave in the order that the vectors came in.
 
     There is room for `S B n` entries, n those of the fullest block, and what
     is empty costs memory and work too. On 8 shards, B = 8 makes 1.3 times the
@@ -65,8 +59,9 @@ class Rows:
     Rounds have no such trouble: columns are dealt to them in turn.
 
     Attributes:
-      columns: int32 `[S, B, n]`, padded at the end.
-      rows: int32 `[S, B, n]`, row within the shard; padding repeats the last.
+      columns: int32 `[S, B, n]`; padding, at the end, has the last one.
+      rows: int32 `[S, B, n]`, row within the shard, ascending in each block;
+        padding repeats the last.
       weights: float32 `[S, B, n]`; padding is zero.
       edges: int32 `[S, B, n]`, position of each entry in the list that the
         matrix was built from; padding points past its end. None if the list
@@ -76,8 +71,10 @@ class Rows:
         whole table.
       send: int32 `[S, B, S, c]`, which of the vectors that a shard holds it
         sends to each shard in each round, padded at the end; None if the
-        exchange is another one.
+        exchange is another one. If `pushes`, those that it is sent sums of.
       height: rows in one shard.
+      pushes: whether entries lie where their columns do; rows are then
+        numbered in the order that their sums leave in.
     """
 
     columns: Array
@@ -87,6 +84,7 @@ class Rows:
     indptr: Array | None
     send: Array | None
     height: int = flax.struct.field(pytree_node=False)
+    pushes: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,75 +169,14 @@ def numbered(count: int) -> bool:
     return count <= _NUMBERED
 
 
-@dataclasses.dataclass(frozen=True)
-class Needed:
-    """The columns in which a shard has entries, by their shards.
-
-    They are dealt to rounds in turn, so that runs of columns that have most
-    of the entries, as ids by popularity make them, are spread.
-
-    Attributes:
-      columns: distinct, ascending.
-      starts: int64 `[S + 1]`, where those of each shard of columns begin.
-      width: columns of one shard.
-    """
-
-    columns: np.ndarray
-    starts: np.ndarray
-    width: int
-
-    @classmethod
-    def make(cls, entries: Entries, shard: int, shards: int) -> Needed:
-        """Looks them up for one shard of the rows."""
-        width = entries.shape[1] // shards
-        parts = [np.zeros(0, np.int32)] + [
-            np.unique(ends)
-            for _, ends, _ in entries.pairs.blocks(
-                *entries.within(shard, shards)
-            )
-        ]
-        columns = np.unique(np.concatenate(parts))
-        starts = np.searchsorted(columns, width * np.arange(shards + 1))
-        return cls(columns, starts, width)
-
-    def longest(self) -> int:
-        """Columns that one shard has to send in a round, at most."""
-        return math.ceil(np.diff(self.starts).max() / ROUNDS)
-
-    def _deal(self, columns: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The round, the sender and the place among what it sends then."""
-        sender = columns // self.width
-        place = np.searchsorted(self.columns, columns)
-        return place % ROUNDS, sender, (place - self.starts[sender]) // ROUNDS
-
-    def cut(self, columns: np.ndarray, room: int) -> tuple[np.ndarray, ...]:
-        """A `Cut`; `room` is c, of all shards."""
-        block, sender, place = self._deal(columns)
-        return block, sender * room + place
-
-    def lists(self, room: int) -> np.ndarray:
-        """What to ask of each shard in each round, int32 `[B, S, c]`."""
-        out = np.zeros((ROUNDS, len(self.starts) - 1, room), np.int32)
-        out[self._deal(self.columns)] = self.columns % self.width
-        return out
-
-
-def tiled(count: int) -> int:
-    """Room for vectors that are sent: at least one, in whole tiles.
-
-    Otherwise TPUs would copy what they have received to put it together.
-    """
-    return max(1, math.ceil(count / _TILE)) * _TILE
-
-
 def lay_out(
     entries: Entries,
     own: Sequence[int],
     shards: int,
-    exchange: str,
+    blocks: int,
     native: bool,
-) -> tuple[Rows, np.ndarray | None]:
-    """Lays some shards of a matrix out for an exchange.
+) -> Rows:
+    """Lays some shards of a matrix out for "gather" or the ring.
 
     All processes of a run have to come here, as they agree on the room.
 
@@ -247,43 +184,39 @@ def lay_out(
       entries: of the whole matrix.
       own: the shards to make.
       shards: that there are.
-      exchange: one of `partition.EXCHANGES`.
+      blocks: 1, or as many as there are shards.
       native: whether to make `indptr`.
 
     Returns:
-      Rows whose arrays have only the shards in `own`, in that order, and no
-      lists of what to send; and for "pull" what these shards need of others,
-      int32 `[len(own), B, S, c]`, rows within each.
+      Rows whose arrays have only the shards in `own`, in that order.
     """
-    need = None
-    blocks = {"gather": 1, "ring": shards, "pull": ROUNDS}[exchange]
     width = entries.shape[1] // blocks
-    cuts: list[Any] = [lambda columns: np.divmod(columns, width)] * len(own)
-    if exchange == "pull":
-        needed = [Needed.make(entries, shard, shards) for shard in own]
-        (most,) = hosts.largest(
-            "laying out a graph", [max(n.longest() for n in needed)]
-        )
-        most = tiled(most)
-        fits_int32(shards * most, "vectors")
-        cuts = [functools.partial(n.cut, room=most) for n in needed]
-        need = np.stack([n.lists(most) for n in needed])
-    if exchange == "gather":
+    cuts: list[Cut] = [lambda columns: np.divmod(columns, width)] * len(own)
+    if blocks == 1:
         room = int(entries.sizes(shards).max())
     else:
-        counts = entries.count(own, cuts, shards, blocks)
-        (room,) = hosts.largest("laying out a graph", [int(counts.max())])
-    fits_int32(room, "edges")
-    rows = compress(entries, own, cuts, shards, blocks, max(1, room), native)
-    return rows, need
+        room = fullest(entries, own, cuts, shards, blocks)
+    return compress(entries, own, cuts, (shards, blocks, width), room, native)
+
+
+def fullest(
+    entries: Entries,
+    own: Sequence[int],
+    cuts: Sequence[Cut],
+    shards: int,
+    blocks: int,
+) -> int:
+    """Entries of the fullest block of all shards."""
+    counts = entries.count(own, cuts, shards, blocks)
+    (room,) = hosts.largest("laying out a graph", [int(counts.max())])
+    return room
 
 
 def compress(
     entries: Entries,
     own: Sequence[int],
     cuts: Sequence[Cut],
-    shards: int,
-    blocks: int,
+    cutting: tuple[int, int, int],
     room: int,
     native: bool,
 ) -> Rows:
@@ -293,17 +226,18 @@ def compress(
       entries: of the whole matrix.
       own: the shards to make.
       cuts: of each of them.
-      shards: that there are.
-      blocks: that each is cut into, B.
+      cutting: shards that there are, blocks that each is cut into, and columns
+        of a block.
       room: for the entries of a block; every process must find the same.
       native: whether to make `indptr`; of one block.
 
     Returns:
       Rows whose arrays have only the shards in `own`, in that order.
     """
+    shards, blocks, width = cutting
     height, total = entries.shape[0] // shards, len(entries.pairs)
-    space = len(own), blocks, room
-    columns = np.zeros(space, np.int32)
+    space = len(own), blocks, max(1, room)
+    columns = np.full(space, width - 1, np.int32)
     rows = np.full(space, height - 1, np.int32)
     weights = np.zeros(space, np.float32)
     edges = np.full(space, total, np.int32) if numbered(total) else None

@@ -3,7 +3,8 @@
 Each device is sent the rows that its examples have, once each, by the devices
 that hold them; gradients go back the same way. What a device moves follows
 from its own share of the batch. Left to the compiler, every device would add
-up rows of the whole batch, which grows with the mesh.
+up rows of the whole batch, which grows with the mesh. Questions about rows,
+which are not for all to answer either, go the same way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,14 +38,18 @@ class Spread:
     mesh: Mesh
     axis: Axes
 
-    def cuts(self, table: jax.Array, ids: jax.Array) -> bool:
-        """Whether rows are looked up by need: both lie over all devices."""
+    def cuts(self, rows: int, count: int) -> bool:
+        """Whether rows are looked up by need: both lie over all devices.
+
+        Args:
+          rows: of the table.
+          count: examples of the batch.
+        """
         return (
             self.axis == MESH_AXES
             and self.mesh.size > 1
-            and table.ndim == 2
-            and len(table) % self.mesh.size == 0
-            and len(ids) % self.mesh.shape[MESH_AXES[0]] == 0
+            and rows % self.mesh.size == 0
+            and count % self.mesh.shape[MESH_AXES[0]] == 0
         )
 
 
@@ -58,9 +64,51 @@ def take(table: jax.Array, ids: jax.Array, spread: Spread | None) -> jax.Array:
     Returns:
       `[*ids.shape, d]`.
     """
-    if spread is None or not spread.cuts(table, ids):
+    if (
+        spread is None
+        or table.ndim != 2
+        or not spread.cuts(len(table), len(ids))
+    ):
         return table[ids]
     return _take(spread, table, ids.reshape(-1)).reshape(*ids.shape, -1)
+
+
+def ask(
+    held: Any,
+    answer: Callable[..., jax.Array],
+    ids: jax.Array,
+    about: tuple[jax.Array, ...],
+    spread: Spread,
+    height: int,
+) -> jax.Array:
+    """Has the device that holds a row answer a question about it.
+
+    Args:
+      held: tree of arrays, their first axis that of the devices.
+      answer: of a device's `held` without that axis, row numbers within it,
+        and what `about` says of them; int32, of the shape of the row numbers.
+      ids: int32, any shape, its first axis that of the batch; in range.
+      about: int32 arrays of the same shape.
+      spread: where rows and batches lie; it has to cut them.
+      height: rows that each device holds.
+
+    Returns:
+      int32, of the shape of `ids`.
+    """
+    data, model = MESH_AXES
+
+    def local(held, ids, *about):
+        held = jax.tree.map(lambda x: x[0], held)
+        route = _Route.make(_own(ids), spread, height, merge=False)
+        like = jnp.zeros(len(route.rows), jnp.int32)
+        own = [like.at[route.where].set(_own(x)) for x in about]
+        found = route.ask(functools.partial(answer, held), like, *own)
+        every = jax.lax.all_gather(found, model, tiled=True)
+        return every[: len(ids)]
+
+    specs = P(MESH_AXES), P(data), *[P(data) for _ in about]
+    flat = [x.reshape(-1) for x in (ids, *about)]
+    return _over(spread, local, specs, P(data))(held, *flat).reshape(ids.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -122,8 +170,9 @@ class _Route:
     """Whom this device asks for which rows, in rounds of equal size.
 
     Attributes:
-      where: `[n]`, the place of each id among the distinct ones.
-      rows: `[n]`, of each distinct id, its row where it is held.
+      where: `[n]`, the place of each id among the distinct ones, or among
+        all in their order.
+      rows: `[n]`, of the id at each place, its row where it is held.
       owner: `[n]`, the device that holds it; past the last one for places
         that are empty.
       turn: `[n]`, its number among those that this device is asked for.
@@ -141,18 +190,23 @@ class _Route:
     rounds: jax.Array
 
     @classmethod
-    def make(cls, ids: jax.Array, spread: Spread, height: int) -> _Route:
+    def make(
+        cls, ids: jax.Array, spread: Spread, height: int, merge: bool = True
+    ) -> _Route:
         """Plans it.
 
         Args:
           ids: int32 `[n]`, that this device wants.
           spread: where tables lie.
           height: rows that each device holds.
+          merge: whether an id that occurs again is asked for but once.
         """
         count, devices = len(ids), spread.mesh.size
         order = jnp.argsort(ids)
         ordered = ids[order]
-        new = jnp.concatenate([jnp.ones(1, bool), jnp.diff(ordered) > 0])
+        new = jnp.ones(count, bool)
+        if merge:
+            new = new.at[1:].set(jnp.diff(ordered) > 0)
         place = jnp.cumsum(new) - 1
         distinct = jnp.full(count, devices * height, ids.dtype)
         distinct = distinct.at[place].set(ordered)
@@ -179,25 +233,48 @@ class _Route:
         now = (at >= 0) & (at < self.room)
         return jnp.where(now, self.owner, self.devices), at
 
-    def _asked(self, slots: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Rows that all devices ask this one for, `[S, c]`."""
-        wanted = jnp.zeros((self.devices, self.room), self.rows.dtype)
-        return _swap(wanted.at[slots].set(self.rows, mode="drop"))
+    def _told(
+        self, slots: tuple[jax.Array, jax.Array], values: jax.Array
+    ) -> jax.Array:
+        """What all devices tell this one of `values` `[n, ...]`, `[S, c, ...]`.
 
-    def fetch(self, table: jax.Array) -> jax.Array:
-        """The rows that were wanted, `[n, d]`, of a table cut in shards."""
+        Places that are empty have zero.
+        """
+        empty = (self.devices, self.room, *values.shape[1:])
+        sent = jnp.zeros(empty, values.dtype)
+        return _swap(sent.at[slots].set(values, mode="drop"))
+
+    def ask(
+        self,
+        answer: Callable[..., jax.Array],
+        like: jax.Array,
+        *about: jax.Array,
+    ) -> jax.Array:
+        """What the holders of the ids answer.
+
+        Args:
+          answer: of rows `[S, c]`, and of what `about` says of them.
+          like: zeros `[n, ...]`, as answers are.
+          *about: `[n]`, by the places of the ids.
+
+        Returns:
+          `[n, ...]`, of the ids as they were wanted.
+        """
 
         def body(number, found):
             slots = self._slots(number)
-            sent = _swap(table[self._asked(slots)])
-            return jnp.where(
-                (slots[0] < self.devices)[:, None],
-                sent.at[slots].get(mode="clip"),
-                found,
-            )
+            told = [self._told(slots, x) for x in (self.rows, *about)]
+            sent = _swap(answer(*told))
+            now = slots[0] < self.devices
+            now = now.reshape(-1, *[1] * (found.ndim - 1))
+            return jnp.where(now, sent.at[slots].get(mode="clip"), found)
 
-        found = jnp.zeros((len(self.rows), table.shape[1]), table.dtype)
-        return jax.lax.fori_loop(0, self.rounds, body, found)[self.where]
+        return jax.lax.fori_loop(0, self.rounds, body, like)[self.where]
+
+    def fetch(self, table: jax.Array) -> jax.Array:
+        """The rows that were wanted, `[n, d]`, of a table cut in shards."""
+        like = jnp.zeros((len(self.rows), table.shape[1]), table.dtype)
+        return self.ask(lambda rows: table[rows], like)
 
     def add(self, values: jax.Array, height: int) -> jax.Array:
         """Adds what belongs to the rows up where they are held.
@@ -213,10 +290,9 @@ class _Route:
 
         def body(number, out):
             slots = self._slots(number)
-            sent = jnp.zeros((self.devices, self.room, values.shape[1]))
-            sent = sent.astype(values.dtype).at[slots].set(sums, mode="drop")
             # Places that are empty add nothing to row 0.
-            return out.at[self._asked(slots)].add(_swap(sent))
+            rows = self._told(slots, self.rows)
+            return out.at[rows].add(self._told(slots, sums))
 
         out = jnp.zeros((height, values.shape[1]), values.dtype)
         return jax.lax.fori_loop(0, self.rounds, body, out)

@@ -4,9 +4,9 @@ Membership and the k-th non-member are both binary searches, branch-free and
 of fixed length, so that negatives are drawn on the device for a whole batch
 at once and are *never* a train positive of their user.
 
-Users are spread over the devices as the rows of their table are. A query goes
-to all devices; the one that has the user answers, and the sum of all answers
-is its answer.
+Users are spread over the devices as the rows of their table are. Where that is
+over all of them, a query goes to the one that has the user. Otherwise it goes
+to all that share the users, and the sum of all answers is its answer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from neggen_jax.adjacency import Adjacency, fits_int32
+from neggen_jax.ops.lookup import Spread, ask
 from neggen_jax.partition import Axes, Partition
 
 
@@ -134,10 +135,21 @@ def _ask(
       positives: rows to search.
       answer: of the shard's `indptr` and `items`, row numbers within the
         shard, and `about`; int32, of the shape of the row numbers.
-      users: int32, any shape.
-      *about: of the same shape.
+      users: int32, any shape, its first axis that of the batch.
+      *about: int32, of the same shape.
     """
     shards, size = positives.indptr.shape[0], positives.indptr.shape[1] - 1
+    spread = Spread(positives.mesh, positives.axis)
+    held = positives.indptr, positives.items
+    if spread.cuts(shards * size, len(users)):
+        return ask(
+            held,
+            lambda held, *asked: answer(*held, *asked),
+            users,
+            about,
+            spread,
+            size,
+        )
 
     def local(indptr, items, users, *about):
         if shards == 1:
@@ -155,7 +167,7 @@ def _ask(
         in_specs=(cut, cut, P(), *[P() for _ in about]),
         out_specs=P(),
         check_vma=False,
-    )(positives.indptr, positives.items, users, *about)
+    )(*held, users, *about)
 
 
 def _prefix(

@@ -25,16 +25,14 @@ from neggen_jax.adjacency import Index, fits_int32
 from neggen_jax.errors import InputError
 from neggen_jax.ops import exchange
 from neggen_jax.ops.layout import (
-    ROUNDS,
     Array,
-    Entries,
     Rows,
     Weigh,
     both_ways,
     lay_out,
     numbered,
-    tiled,
 )
+from neggen_jax.ops.routes import in_rounds, lay_out_to_pull
 from neggen_jax.partition import Partition
 
 
@@ -90,13 +88,26 @@ def make_graph(
     if not isinstance(pairs, Index):
         pairs = Index.make(pairs[0], pairs[1], *shape)
     forward, backward = both_ways(pairs, weights, shape)
+    own = partition.mine(shards, axis)
     (mesh_axis,) = partition.spec(axis)
-    return Graph(
-        _lay_out(forward, partition, axis),
-        _lay_out(backward, partition, axis),
-        partition.mesh,
-        mesh_axis,
-    )
+    name, native = _exchange(partition, shards)
+
+    def join(made: Any) -> Any:
+        return jax.tree.map(
+            lambda v: partition.join(v, own, shards, axis), made
+        )
+
+    if name == "pull":
+        *both, need = lay_out_to_pull(forward, own.tolist(), shards)
+        send = exchange.requests(join(need), partition.mesh, mesh_axis)
+        rows = [dataclasses.replace(join(made), send=send) for made in both]
+    else:
+        blocks = shards if name == "ring" else 1
+        rows = [
+            join(lay_out(some, own.tolist(), shards, blocks, native))
+            for some in (forward, backward)
+        ]
+    return Graph(rows[0], rows[1], partition.mesh, mesh_axis)
 
 
 def abstract_graph(
@@ -116,28 +127,30 @@ def abstract_graph(
       axis: logical axis of the shards.
       skew: entries of the fullest block of any shard over those of the mean
         one, which all are padded to; a single shard has none. Of "pull" it is
-        also that of the vectors that one shard needs of another. Their mean
+        also that of the columns that one shard needs of another. Their mean
         is that of columns drawn uniformly, which no other draw exceeds: `m`
         entries meet `w (1 - exp(-m / w))` of `w` columns.
     """
     shards = partition.shards(axis)
     (mesh_axis,) = partition.spec(axis)
     name, native = _exchange(partition, shards)
-    blocks = {"gather": 1, "ring": shards, "pull": ROUNDS}[name]
-    mean = count / shards / blocks
+    height, width = (size // shards for size in shape)
     skew = skew if shards > 1 else 1.0
+    blocks = shards if name == "ring" else 1
+    if name == "pull":
+        distinct = -width * math.expm1(-count / shards**2 / width)
+        asked = math.ceil(min(float(width), distinct * skew))
+        blocks, sent = in_rounds(asked, shards)
+    mean = count / shards / blocks
     room = max(1, math.ceil(mean * skew))
     fits_int32(room, "edges")
 
-    def rows(height: int, width: int) -> Rows:
-        def of(*sizes: int, dtype: Any = np.int32) -> Any:
-            return partition.abstract((shards, blocks, *sizes), dtype, axis)
+    def of(*sizes: int, dtype: Any = np.int32) -> Any:
+        return partition.abstract((shards, blocks, *sizes), dtype, axis)
 
-        send = None
-        if name == "pull":
-            distinct = -width * math.expm1(-count / shards**2 / width)
-            asked = min(float(width), distinct * skew)
-            send = of(shards, tiled(math.ceil(asked / ROUNDS)))
+    send = of(shards, sent) if name == "pull" else None
+
+    def rows(height: int) -> Rows:
         return Rows(
             columns=of(room),
             rows=of(room),
@@ -148,10 +161,9 @@ def abstract_graph(
             height=height,
         )
 
-    height, width = (size // shards for size in shape)
-    return Graph(
-        rows(height, width), rows(width, height), partition.mesh, mesh_axis
-    )
+    forward, backward = rows(height), rows(width)
+    backward = dataclasses.replace(backward, pushes=send is not None)
+    return Graph(forward, backward, partition.mesh, mesh_axis)
 
 
 def _exchange(partition: Partition, shards: int) -> tuple[str, bool]:
@@ -160,23 +172,6 @@ def _exchange(partition: Partition, shards: int) -> tuple[str, bool]:
     name = partition.exchange if shards > 1 else "gather"
     on_cpu = partition.mesh.devices.flat[0].platform == "cpu"
     return name, on_cpu and name == "gather"
-
-
-def _lay_out(entries: Entries, partition: Partition, axis: str) -> Rows:
-    """One orientation, on the devices."""
-    shards = partition.shards(axis)
-    own = partition.mine(shards, axis)
-    rows, need = lay_out(
-        entries, own.tolist(), shards, *_exchange(partition, shards)
-    )
-    rows, need = jax.tree.map(
-        lambda v: partition.join(v, own, shards, axis), (rows, need)
-    )
-    if need is None:
-        return rows
-    (mesh_axis,) = partition.spec(axis)
-    send = exchange.requests(need, partition.mesh, mesh_axis)
-    return dataclasses.replace(rows, send=send)
 
 
 @jax.custom_vjp
@@ -254,11 +249,11 @@ def subset(graph: Graph, keep: jax.Array, size: int) -> Graph:
     """
     forward = _select(graph.forward, _numbers(graph.forward), keep, size)
     backward = _select(graph.backward, _numbers(graph.backward), keep, size)
-    row_scale, column_scale = (
-        jax.lax.rsqrt(jnp.maximum(_degrees(rows), 1.0))
-        for rows in (forward, backward)
-    )
     some = dataclasses.replace(graph, forward=forward, backward=backward)
+    row_scale, column_scale = (
+        jax.lax.rsqrt(jnp.maximum(_degrees(one), 1.0))
+        for one in (some, some.transpose)
+    )
     return dataclasses.replace(
         some,
         forward=_reweigh(some, row_scale, column_scale),
@@ -291,15 +286,18 @@ def _select(rows: Rows, edges: Array, keep: jax.Array, size: int) -> Rows:
     return dataclasses.replace(
         rows,
         columns=jnp.where(real, rows.columns[index], 0),
-        rows=jnp.where(real, rows.rows[index], rows.height - 1),
+        rows=jnp.where(real, rows.rows[index], rows.rows[-1]),
         weights=real.astype(jnp.float32),
         edges=jnp.where(real, edges[index], keep.size),
         indptr=indptr,
     )
 
 
-def _degrees(rows: Rows) -> jax.Array:
-    """Entries in each row, `[S height]`, where weights are 1 or 0."""
+def _degrees(graph: Graph) -> jax.Array:
+    """Entries in each row, `[rows]`, where weights are 1 or 0."""
+    rows = graph.forward
+    if rows.pushes:
+        return _locally(exchange.counted, graph).astype(jnp.float32)
 
     def count(ends: Any, real: Any) -> jax.Array:
         # Float32 would stop counting at 2**24.
@@ -311,44 +309,78 @@ def _degrees(rows: Rows) -> jax.Array:
 
 
 def _reweigh(graph: Graph, mine: jax.Array, theirs: jax.Array) -> Rows:
-    rows, scale = graph.forward, _of_columns(graph, theirs)
-    return dataclasses.replace(
-        rows, weights=rows.weights * mine[_row_numbers(rows)] * scale
-    )
+    rows = graph.forward
+    scale = _of_rows(graph, mine) * _of_columns(graph, theirs)
+    return dataclasses.replace(rows, weights=rows.weights * scale)
 
 
-def _row_numbers(rows: Rows) -> Any:
-    """The row of each entry in the whole matrix, `[S, B, n]`."""
-    shards = len(rows.rows)
-    return rows.rows + rows.height * np.arange(shards)[:, None, None]
+def _of_rows(graph: Graph, values: Any) -> Any:
+    """What each entry's row has of `values` `[rows]`, `[S, B, n]`."""
+    rows = graph.forward
+    if rows.pushes:
+        return _of_columns(_swapped(graph), values)
+    first = rows.height * np.arange(len(rows.rows))
+    return values[rows.rows + first[:, None, None]]
 
 
 def _of_columns(graph: Graph, values: Any) -> Any:
     """What each entry's column has of `values` `[columns]`, `[S, B, n]`."""
     rows = graph.forward
+    if rows.pushes:
+        return _of_rows(_swapped(graph), values)
     if rows.send is not None:
-        spread = P(graph.axis)
-        return jax.shard_map(
-            lambda rows, v: exchange.pulled(
-                jax.tree.map(lambda x: x[0], rows), v, graph.axis
-            )[None],
-            mesh=graph.mesh,
-            in_specs=(spread, spread),
-            out_specs=spread,
-            check_vma=False,
-        )(rows, values)
+        return _locally(
+            lambda rows, axis, v: exchange.pulled(rows, v, axis)[None],
+            graph,
+            values,
+        )
     blocks = rows.columns.shape[1]
     width = values.size // blocks
     return values[rows.columns + width * np.arange(blocks)[:, None]]
+
+
+def _swapped(graph: Graph) -> Graph:
+    """The entries of a graph that pushes, in their order, as if pulled."""
+    pushed, pulls = graph.forward, graph.backward
+    entries = dataclasses.replace(
+        pulls,
+        rows=pushed.columns,
+        columns=pushed.rows,
+        weights=pushed.weights,
+        edges=pushed.edges,
+    )
+    return dataclasses.replace(graph, forward=entries, backward=pushed)
+
+
+def _locally(function: Any, graph: Graph, *values: Any) -> Any:
+    """`function(rows, axis, *values)` of each shard of `graph.forward`."""
+    spread = P(graph.axis)
+
+    def local(rows: Rows, *values: Any) -> Any:
+        rows = jax.tree.map(lambda v: v[0], rows)
+        return function(rows, graph.axis, *values)
+
+    return jax.shard_map(
+        local,
+        mesh=graph.mesh,
+        in_specs=spread,
+        out_specs=spread,
+        check_vma=False,
+    )(graph.forward, *values)
 
 
 def dense(graph: Graph) -> np.ndarray:
     """The matrix as dense float64 `[rows, columns]`: for tests, not for use."""
     shards = len(graph.forward.columns)
     shape = graph.forward.height * shards, graph.backward.height * shards
-    columns = _of_columns(graph, jnp.arange(shape[1], dtype=jnp.int32))
-    rows, columns = jax.device_get((graph.forward, columns))
+    rows, columns = (
+        of(graph, jnp.arange(size, dtype=jnp.int32))
+        for of, size in zip((_of_rows, _of_columns), shape, strict=True)
+    )
+    rows, columns, weights = jax.device_get(
+        (rows, columns, graph.forward.weights)
+    )
     out = np.zeros(shape)
     # Padding adds zero.
-    np.add.at(out, (_row_numbers(rows), columns), rows.weights)
+    np.add.at(out, (rows, columns), weights)
     return out
