@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
@@ -22,8 +23,14 @@ from neggen_jax.preemption import Stopped
 def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls `main`; the last line of every command."""
     _make_threads()
-    with reported(), _stopping():
-        app.run(main, flags_parser=_parse)
+    try:
+        with reported(), _stopping():
+            app.run(main, flags_parser=_parse)
+    except BaseException as error:
+        # A command that did not import it is alone.
+        if hosts := sys.modules.get("neggen_jax.hosts"):
+            hosts.leave(error)
+        raise
 
 
 def _make_threads() -> None:

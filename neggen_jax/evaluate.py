@@ -131,13 +131,14 @@ class Ranker:
         for start in range(0, len(self.users), self.block):
             heed()
             block = self.users[start : start + self.block]
-            padding = (0, self.block - len(block))
+            # Others again, so that no device is asked for all that is padding.
+            padded = np.resize(block, self.block)
             excluded = ranking.exclude(block, self._seen, self._width)
             pending.append(
                 self._rank(
                     users,
                     table,
-                    self.partition.put(np.pad(block, padding), "batch"),
+                    self.partition.put(padded, "batch"),
                     jax.tree.map(
                         lambda v: self.partition.put(v, None), excluded
                     ),

@@ -21,6 +21,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -267,10 +268,6 @@ def watch(orderly: type[Exception]) -> Iterator[None]:
     except orderly:
         raise
     except BaseException as error:
-        # Whatever it waits for at its end, it waits no longer than this.
-        end = threading.Timer(45, os._exit, (2,))
-        end.daemon = True
-        end.start()
         failed = f"Process {jax.process_index()} failed in: {_now.name}."
         refusal = _refusal(error, failed)
         first = _tell(refusal)
@@ -298,12 +295,33 @@ def _listen(over: threading.Event) -> None:
         index = jax.process_index()
         print(f"process {index} is at: {_now.name}", file=sys.stderr)
         faulthandler.dump_traceback()
+    leave(SystemExit(2))
+
+
+def leave(error: BaseException) -> None:
+    """Ends this process at once if it is one of several, and has failed.
+
+    What it computes may wait for a process that is gone, or for one that is
+    leaving too, and the interpreter would wait for what is computed.
+
+    Args:
+      error: that it ends by; what a `SystemExit` means has been said already,
+        and of status 0 it is no failure.
+    """
+    status = 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else bool(error.code)
+    if not jax.distributed.is_initialized() or not status:
+        return
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    sys.stdout.flush()
     sys.stderr.flush()
     # In order, which tells those apart that died; unless that takes long.
-    threading.Timer(10, os._exit, (2,)).start()
+    threading.Timer(10, os._exit, (status,)).start()
     with contextlib.suppress(Exception):
         jax.distributed.shutdown()
-    os._exit(2)
+    os._exit(status)
 
 
 def _tell(refusal: dict[str, Any]) -> dict[str, Any]:

@@ -268,7 +268,8 @@ def _notes(case: Case) -> list[str]:
     if case.config.mesh.exchange == "pull":
         notes.append(
             "items are sent as if edges drew them uniformly, where most are "
-            "needed; where some are more popular than others they are fewer"
+            "needed; where some are more popular than others, and ids are in "
+            "no order, they are fewer"
         )
     return notes
 

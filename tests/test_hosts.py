@@ -6,6 +6,7 @@ train.
 
 import shutil
 import subprocess
+import time
 
 import pytest
 from together import together
@@ -92,6 +93,39 @@ def test_if_one_fails_all_end(deed):
         # JAX ends it, after ten seconds without a heartbeat.
         assert status < 0
         assert "another task died" in said
+
+
+ENDLESS = """
+import atexit
+from neggen_jax import command
+from neggen_jax.errors import InputError
+from neggen_jax.preemption import Stopped
+
+def main(argv):
+    # As JAX does, if one of its collectives is under way.
+    atexit.register(time.sleep, 100)
+    with hosts.watch(Stopped):
+        if words[0] == "fails":
+            raise InputError("The disk is full.", fix="make room")
+        raise ZeroDivisionError("by nothing")
+
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("deed", "status", "message"),
+    [
+        ("fails", 2, "error: The disk is full."),
+        ("breaks", 1, "ZeroDivisionError: by nothing"),
+    ],
+)
+def test_who_has_failed_waits_for_nothing(deed, status, message):
+    begun = time.monotonic()
+    for ended, said in together(ENDLESS, deed):
+        assert ended == status, said
+        assert said.count(message) == 1
+    assert time.monotonic() - begun < 90
 
 
 DIFFERENT = """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from neggen_jax.ops.lookup import Spread, take
+from neggen_jax.ops.lookup import Spread, ask, take
 from neggen_jax.partition import make_partition
 
 ROWS, DIM = 64, 3
@@ -63,6 +63,35 @@ def test_rows_and_gradients_are_those_of_the_table(mesh, shape, kind):
     want = np.zeros((ROWS, DIM))
     np.add.at(want, np.asarray(ids), weights.astype(np.float64))
     np.testing.assert_allclose(gradient, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "one", "neighbours"])
+@pytest.mark.parametrize(
+    ("mesh", "shape"), [((8, 1), (32, 50)), ((4, 2), (20,)), ((1, 8), (13, 3))]
+)
+def test_each_question_has_its_own_answer(mesh, shape, kind):
+    """Also many about one row, for which there is no room in one round."""
+    partition = make_partition(*mesh, tables="all")
+    spread = Spread(partition.mesh, partition.rules["user"])
+    rng = np.random.default_rng(2)
+    table = rng.integers(100, size=(8, ROWS // 8)).astype(np.int32)
+    ids = np.asarray(drawn(kind, shape))
+    about = rng.integers(100, size=(2, *shape)).astype(np.int32)
+    answers = jax.jit(
+        lambda table, ids, *about: ask(
+            {"here": table},
+            lambda held, rows, x, y: held["here"][rows] * x - y,
+            ids,
+            about,
+            spread,
+            ROWS // 8,
+        )
+    )(
+        partition.put(table, "user"),
+        *(partition.put(x, "batch") for x in (ids, *about)),
+    )
+    want = table.reshape(-1)[ids] * about[0] - about[1]
+    np.testing.assert_array_equal(answers, want)
 
 
 def test_a_device_sees_its_own_share_of_the_batch():

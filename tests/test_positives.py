@@ -1,6 +1,7 @@
 """Membership and the k-th non-member, against sets."""
 
 import itertools
+import math
 import re
 
 import jax
@@ -105,8 +106,9 @@ def test_a_device_answers_for_its_own_users_alone():
     users = partition.abstract((batch,), np.int32, "batch")
     text = kth_negative.lower(positives, users, users).compile().as_text()
     # A mesh of 4 x 2: its share, and room for draws that are uneven.
-    sizes = map(int, re.findall(r"\bs32\[(\d+)", text))
-    assert max(sizes) < batch / 2
+    shapes = re.findall(r"\b[su]\d+\[([\d,]+)\]", text)
+    largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
+    assert largest < batch / 2
 
 
 def test_rows_of_every_length(one):

@@ -8,12 +8,13 @@ All of this runs on one device, inside `shard_map`. There are three exchanges:
   does not grow with the table: two shards of `x`, the sums of its own rows,
   and the messages of one block of entries. But the whole table passes
   through it, and it goes over its sums as often as there are devices.
-- "pull": each device is sent the vectors that its entries have, once each,
-  in a number of rounds that does not depend on that of the devices. The
-  transpose goes the same way back: a device adds up what its entries have of
-  each row, and sends the sums to whoever holds the row. So both ways columns
-  alone travel, those of a device's entries and no others, however large the
-  table. It holds one round of vectors, and lists of those to send.
+- "pull": each device is sent the vectors of the columns that its entries
+  have, once each, in rounds of a fixed size. The transpose goes the same way
+  back: a device adds up what its entries have for each column, and sends the
+  sums to whoever holds it. So whichever way it goes, rows stay where they are
+  and columns travel. A device holds one round of vectors, and lists of those
+  to send. All pairs of devices are padded to the one that needs most: where
+  columns follow popularity they are to be dealt, as for the ring.
 
 On CPU the product of "gather" is XLA's native CSR kernel (through BCSR); all
 others are segment sums over sorted rows.
@@ -122,6 +123,7 @@ def _push_product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
     def body(step: Any, sums: jax.Array) -> jax.Array:
         own = jnp.zeros((send[step].size, x.shape[1]), jnp.float32)
         own = _add_messages(own, jax.tree.map(lambda v: v[step], rows), x)
+        # In float32, whatever x is: these are parts of sums.
         parts = jax.lax.all_to_all(own, axis, 0, 0, tiled=True)
         return sums.at[send[step].reshape(-1)].add(parts)
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from neggen_jax import hosts
-from neggen_jax.adjacency import Adjacency, Index
+from neggen_jax.adjacency import Adjacency, Index, fits_int32
 
 # Built on the host, used on the devices.
 Array = jax.Array | np.ndarray
@@ -59,9 +59,10 @@ class Rows:
     Rounds have no such trouble: columns are dealt to them in turn.
 
     Attributes:
-      columns: int32 `[S, B, n]`; padding, at the end, has the last one.
+      columns: int32 `[S, B, n]`, in what the block is multiplied by.
       rows: int32 `[S, B, n]`, row within the shard, ascending in each block;
-        padding repeats the last.
+        padding, at the end, repeats the last. If `pushes`, the place of the
+        row's sum among the `S c` that leave in the round.
       weights: float32 `[S, B, n]`; padding is zero.
       edges: int32 `[S, B, n]`, position of each entry in the list that the
         matrix was built from; padding points past its end. None if the list
@@ -73,8 +74,7 @@ class Rows:
         sends to each shard in each round, padded at the end; None if the
         exchange is another one. If `pushes`, those that it is sent sums of.
       height: rows in one shard.
-      pushes: whether entries lie where their columns do; rows are then
-        numbered in the order that their sums leave in.
+      pushes: whether entries lie where their columns do.
     """
 
     columns: Array
@@ -169,6 +169,21 @@ def numbered(count: int) -> bool:
     return count <= _NUMBERED
 
 
+@dataclasses.dataclass(frozen=True)
+class Cutting:
+    """Into what entries are cut.
+
+    Attributes:
+      shards: S, of rows.
+      blocks: B, of the entries of each shard.
+      width: columns that each block numbers.
+    """
+
+    shards: int
+    blocks: int
+    width: int
+
+
 def lay_out(
     entries: Entries,
     own: Sequence[int],
@@ -196,7 +211,8 @@ def lay_out(
         room = int(entries.sizes(shards).max())
     else:
         room = fullest(entries, own, cuts, shards, blocks)
-    return compress(entries, own, cuts, (shards, blocks, width), room, native)
+    cutting = Cutting(shards, blocks, width)
+    return compress(entries, own, cuts, cutting, room, native)
 
 
 def fullest(
@@ -216,7 +232,7 @@ def compress(
     entries: Entries,
     own: Sequence[int],
     cuts: Sequence[Cut],
-    cutting: tuple[int, int, int],
+    cutting: Cutting,
     room: int,
     native: bool,
 ) -> Rows:
@@ -226,18 +242,19 @@ def compress(
       entries: of the whole matrix.
       own: the shards to make.
       cuts: of each of them.
-      cutting: shards that there are, blocks that each is cut into, and columns
-        of a block.
+      cutting: into shards and blocks.
       room: for the entries of a block; every process must find the same.
       native: whether to make `indptr`; of one block.
 
     Returns:
       Rows whose arrays have only the shards in `own`, in that order.
     """
-    shards, blocks, width = cutting
+    fits_int32(room, "edges")
+    shards, blocks = cutting.shards, cutting.blocks
     height, total = entries.shape[0] // shards, len(entries.pairs)
     space = len(own), blocks, max(1, room)
-    columns = np.full(space, width - 1, np.int32)
+    # The last ones, so that padding stays at the end by either order.
+    columns = np.full(space, cutting.width - 1, np.int32)
     rows = np.full(space, height - 1, np.int32)
     weights = np.zeros(space, np.float32)
     edges = np.full(space, total, np.int32) if numbered(total) else None

@@ -96,10 +96,11 @@ def ask(
       int32, of the shape of `ids`.
     """
     data, model = MESH_AXES
+    questions = ids.size // len(ids)
 
     def local(held, ids, *about):
         held = jax.tree.map(lambda x: x[0], held)
-        route = _Route.make(_own(ids), spread, height, merge=False)
+        route = _Route.make(_own(ids), spread, height, questions)
         like = jnp.zeros(len(route.rows), jnp.int32)
         own = [like.at[route.where].set(_own(x)) for x in about]
         found = route.ask(functools.partial(answer, held), like, *own)
@@ -191,7 +192,7 @@ class _Route:
 
     @classmethod
     def make(
-        cls, ids: jax.Array, spread: Spread, height: int, merge: bool = True
+        cls, ids: jax.Array, spread: Spread, height: int, questions: int = 0
     ) -> _Route:
         """Plans it.
 
@@ -199,13 +200,15 @@ class _Route:
           ids: int32 `[n]`, that this device wants.
           spread: where tables lie.
           height: rows that each device holds.
-          merge: whether an id that occurs again is asked for but once.
+          questions: how many there are about an id that a batch draws, each
+            with an answer of its own; 0 if the answer is always the same, and
+            an id that occurs again need be asked for but once.
         """
         count, devices = len(ids), spread.mesh.size
         order = jnp.argsort(ids)
         ordered = ids[order]
         new = jnp.ones(count, bool)
-        if merge:
+        if not questions:
             new = new.at[1:].set(jnp.diff(ordered) > 0)
         place = jnp.cumsum(new) - 1
         distinct = jnp.full(count, devices * height, ids.dtype)
@@ -213,9 +216,11 @@ class _Route:
         owner = distinct // height
         first = jnp.searchsorted(distinct, owner * height)
         turn = jnp.arange(count) - first
-        # Where ids are dealt at random, one round is nearly always enough.
-        mean = count / devices
-        room = math.ceil((mean + 4 * math.sqrt(mean)) / _TILE) * _TILE
+        # Where ids are dealt at random, one round is nearly always enough;
+        # questions about the same id come together.
+        mean, alike = count / devices, max(1, questions)
+        room = mean + 4 * math.sqrt(mean * alike)
+        room = max(1, math.ceil(room / _TILE)) * _TILE
         most = jnp.max(jnp.where(owner < devices, turn, 0)) // room + 1
         return cls(
             where=jnp.zeros(count, place.dtype).at[order].set(place),

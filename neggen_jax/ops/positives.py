@@ -6,7 +6,9 @@ at once and are *never* a train positive of their user.
 
 Users are spread over the devices as the rows of their table are. Where that is
 over all of them, a query goes to the one that has the user. Otherwise it goes
-to all that share the users, and the sum of all answers is its answer.
+to all that share the users, and the sum of all answers is its answer. Users
+that are asked for exist, and the first axis of a query is best the batch's,
+as that is how it is spread.
 """
 
 from __future__ import annotations
@@ -141,7 +143,7 @@ def _ask(
     shards, size = positives.indptr.shape[0], positives.indptr.shape[1] - 1
     spread = Spread(positives.mesh, positives.axis)
     held = positives.indptr, positives.items
-    if spread.cuts(shards * size, len(users)):
+    if users.size and users.ndim and spread.cuts(shards * size, len(users)):
         return ask(
             held,
             lambda held, *asked: answer(*held, *asked),

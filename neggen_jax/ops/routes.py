@@ -15,12 +15,14 @@ import jax
 import numpy as np
 
 from neggen_jax import hosts
-from neggen_jax.ops.layout import Entries, Rows, compress, fullest
+from neggen_jax.ops.layout import Cutting, Entries, Rows, compress, fullest
 
 # Vectors that a shard is sent in a round, about. TPUs keep so many in the
-# memory of the chip's core (32 MiB in float32, with rows padded to 128), and
-# work on them there. More would pass through HBM several times; fewer make
-# more rounds, and each goes over the sums again.
+# memory of the chip's core (32 MiB in float32 and up to 128 wide), and work on
+# them there. More would pass through HBM several times; fewer make more
+# rounds, and each goes over the sums again. LightGCN on 16, 64 and 256 v5e
+# chips (docs/plans.toml) moved 84, 85, 87 GB a step with 2^15, 70, 85, 88 with
+# 2^16, and 56, 111, 145 with 2^17.
 ROUND = 2**16
 # Rows of a tile of TPUs' memory.
 _TILE = 8
@@ -93,7 +95,9 @@ class Needed:
 
     def lists(self, rounds: int, room: int) -> np.ndarray:
         """What to ask of each shard in each round, int32 `[B, S, c]`."""
-        out = np.zeros((rounds, len(self.starts) - 1, room), np.int32)
+        out = np.empty((rounds, len(self.starts) - 1, room), np.int32)
+        # Nothing is added to padding's rows, but not to one row alone.
+        out[:] = np.arange(room) % self.width
         out[self._deal(self.columns, rounds)] = self.columns % self.width
         return out
 
@@ -122,7 +126,7 @@ def lay_out_to_pull(
     rounds, sent = in_rounds(most, shards)
     cuts = [functools.partial(n.cut, rounds=rounds, room=sent) for n in needed]
     room = fullest(entries, own, cuts, shards, rounds)
-    cutting = shards, rounds, shards * sent
+    cutting = Cutting(shards, rounds, shards * sent)
     rows = compress(entries, own, cuts, cutting, room, native=False)
     turned = _turned(rows, entries.shape[1] // shards)
     return rows, turned, np.stack([n.lists(rounds, sent) for n in needed])
@@ -137,6 +141,7 @@ def _turned(rows: Rows, height: int) -> Rows:
     """
     turned = jax.tree.map(np.empty_like, rows)
     for block in np.ndindex(rows.columns.shape[:2]):
+        # Stable: padding follows what else has the last column.
         order = np.argsort(rows.columns[block], kind="stable")
         turned.rows[block] = rows.columns[block][order]
         turned.columns[block] = rows.rows[block][order]

@@ -70,7 +70,8 @@ def make_graph(
     """Lays out a sparse matrix over the devices, for one exchange.
 
     Each process makes the shards of its own devices alone, and reads nothing
-    else.
+    else. With "pull" vectors of columns travel, for the product and for its
+    gradient: the larger side is to be that of the rows.
 
     Args:
       pairs: rows and columns of the entries: sorted both ways, or int `[n]`
@@ -128,8 +129,8 @@ def abstract_graph(
       skew: entries of the fullest block of any shard over those of the mean
         one, which all are padded to; a single shard has none. Of "pull" it is
         also that of the columns that one shard needs of another. Their mean
-        is that of columns drawn uniformly, which no other draw exceeds: `m`
-        entries meet `w (1 - exp(-m / w))` of `w` columns.
+        is that of columns drawn uniformly, which no other draw exceeds if
+        columns are in no order: `m` entries meet `w (1 - exp(-m / w))` of `w`.
     """
     shards = partition.shards(axis)
     (mesh_axis,) = partition.spec(axis)
@@ -187,20 +188,13 @@ def multiply(graph: Graph, x: jax.Array) -> jax.Array:
     Returns:
       `[rows, d]`, in the dtype of `x`; sums run in float32.
     """
-    spread = P(graph.axis)
     whole = exchange.reads_all(graph.forward)
-
-    def local(rows: Rows, x: jax.Array) -> jax.Array:
-        rows = jax.tree.map(lambda v: v[0], rows)
-        return exchange.product(rows, x, graph.axis)
-
-    return jax.shard_map(
-        local,
-        mesh=graph.mesh,
-        in_specs=(spread, P() if whole else spread),
-        out_specs=spread,
-        check_vma=False,
-    )(graph.forward, x)
+    return _locally(
+        lambda rows, x: exchange.product(rows, x, graph.axis),
+        graph,
+        x,
+        whole=whole,
+    )
 
 
 def _multiply_forward(graph: Graph, x: jax.Array) -> tuple[jax.Array, Graph]:
@@ -297,7 +291,10 @@ def _degrees(graph: Graph) -> jax.Array:
     """Entries in each row, `[rows]`, where weights are 1 or 0."""
     rows = graph.forward
     if rows.pushes:
-        return _locally(exchange.counted, graph).astype(jnp.float32)
+        counts = _locally(
+            lambda rows: exchange.counted(rows, graph.axis), graph
+        )
+        return counts.astype(jnp.float32)
 
     def count(ends: Any, real: Any) -> jax.Array:
         # Float32 would stop counting at 2**24.
@@ -319,8 +316,7 @@ def _of_rows(graph: Graph, values: Any) -> Any:
     rows = graph.forward
     if rows.pushes:
         return _of_columns(_swapped(graph), values)
-    first = rows.height * np.arange(len(rows.rows))
-    return values[rows.rows + first[:, None, None]]
+    return _locally(lambda rows, v: v[rows.rows][None], graph, values)
 
 
 def _of_columns(graph: Graph, values: Any) -> Any:
@@ -330,7 +326,7 @@ def _of_columns(graph: Graph, values: Any) -> Any:
         return _of_rows(_swapped(graph), values)
     if rows.send is not None:
         return _locally(
-            lambda rows, axis, v: exchange.pulled(rows, v, axis)[None],
+            lambda rows, v: exchange.pulled(rows, v, graph.axis)[None],
             graph,
             values,
         )
@@ -352,18 +348,26 @@ def _swapped(graph: Graph) -> Graph:
     return dataclasses.replace(graph, forward=entries, backward=pushed)
 
 
-def _locally(function: Any, graph: Graph, *values: Any) -> Any:
-    """`function(rows, axis, *values)` of each shard of `graph.forward`."""
+def _locally(
+    function: Any, graph: Graph, *values: Any, whole: bool = False
+) -> Any:
+    """`function(rows, *values)` of each shard of `graph.forward`.
+
+    Args:
+      function: what a device computes, of its shards.
+      graph: whose axis shards are spread over, also those of the result.
+      *values: cut alike.
+      whole: whether each device is given all of the values instead.
+    """
     spread = P(graph.axis)
 
     def local(rows: Rows, *values: Any) -> Any:
-        rows = jax.tree.map(lambda v: v[0], rows)
-        return function(rows, graph.axis, *values)
+        return function(jax.tree.map(lambda v: v[0], rows), *values)
 
     return jax.shard_map(
         local,
         mesh=graph.mesh,
-        in_specs=spread,
+        in_specs=(spread, *[P() if whole else spread for _ in values]),
         out_specs=spread,
         check_vma=False,
     )(graph.forward, *values)
