@@ -5,6 +5,9 @@
 
 Prints examples/s, seconds per epoch and per evaluation on valid, compile
 time and peak memory of the whole process; `--output=FILE` keeps them as JSON.
+`--mmrec=DIR`, a clone of MMRec, times its nearest models first, in the Python
+that `--mmrec_python` names, and prints how many times ours they take.
+`--beside=FILE` does so with timings of any program that were kept as JSON.
 """
 
 import json
@@ -21,9 +24,14 @@ _EXPERIMENTS = flags.DEFINE_multi_string(
     "Config file, with its argument after a colon and what differs after "
     "plus signs: FILE.py:ARGUMENT+key=value. May be given several times.",
 )
-_SIZE = flags.DEFINE_string("size", "baby", "demo or baby.")
+_SIZE = flags.DEFINE_string(
+    "size", "baby", "Of the catalogue: demo, baby, sports or electronics."
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs that medians are over.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_BESIDE = flags.DEFINE_string("beside", None, "Another program's JSON file.")
+_MMREC = flags.DEFINE_string("mmrec", None, "A clone of MMRec, to be timed.")
+_PYTHON = flags.DEFINE_string("mmrec_python", "python3", "Its Python.")
 
 
 def main(argv: list[str]) -> None:
@@ -31,13 +39,28 @@ def main(argv: list[str]) -> None:
     del argv
     from neggen_jax import benchmark
 
-    rows = {}
+    size, epochs, rows = _SIZE.value, _EPOCHS.value, {}
+    bazaar, beside = benchmark.of_size(size), {}
+    if _BESIDE.value:
+        beside = benchmark.read_beside(_BESIDE.value, size)
+    if _MMREC.value:
+        from neggen_jax import mmrec
+        from neggen_jax.data.bazaar import make
+
+        catalog, _ = make(bazaar)
+        toolbox = pathlib.Path(_MMREC.value)
+        for spec in _EXPERIMENTS.value:
+            print(f"MMRec: {spec}", flush=True)
+            beside[spec] = mmrec.measure(
+                spec, catalog, epochs, toolbox, _PYTHON.value
+            )
     for spec in _EXPERIMENTS.value:
-        rows[spec] = benchmark.measure(spec, _SIZE.value, _EPOCHS.value)
-    title = f"{_SIZE.value}, medians over {_EPOCHS.value} epochs"
-    Console().print(benchmark.table(rows, title))
+        rows[spec] = benchmark.measure(spec, size, epochs)
+    title = f"{size}, medians over {epochs} epochs"
+    Console().print(benchmark.table(rows, title, beside))
     if _OUTPUT.value:
-        text = json.dumps({"size": _SIZE.value, "rows": rows}, indent=2)
+        said = {"size": size, "rows": rows, "beside": beside}
+        text = json.dumps(said, indent=2)
         pathlib.Path(_OUTPUT.value).write_text(text + "\n")
 
 

@@ -7,9 +7,11 @@ epochs; compilation is told apart.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import re
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -17,11 +19,16 @@ import ml_collections
 from neggen_jax import config as configs
 from neggen_jax.data.bazaar import Bazaar, make
 from neggen_jax.errors import InputError, nearest
+from neggen_jax.storage import first_line
 
+# As wide as what the usual encoders of texts and pictures give.
+_WIDE = {"text_width": 384, "image_width": 4096}
 # Name -> bazaar of that size.
 SIZES = {
     "demo": Bazaar(features="direct"),
-    "baby": Bazaar.baby(),
+    "baby": Bazaar.baby(**_WIDE),
+    "sports": Bazaar.sports(**_WIDE),
+    "electronics": Bazaar.electronics(**_WIDE),
 }
 
 COLUMNS = (
@@ -30,6 +37,12 @@ COLUMNS = (
     ("evaluation_seconds", "evaluation s", ".3f"),
     ("compile_seconds", "compile s", ".2f"),
     ("peak_memory_mib", "peak MiB", ",.0f"),
+)
+# Of another program's over ours.
+RATIOS = (
+    ("seconds_per_epoch", "epoch x"),
+    ("evaluation_seconds", "evaluation x"),
+    ("peak_memory_mib", "memory x"),
 )
 
 
@@ -48,10 +61,6 @@ def measure(spec: str, size: str, epochs: int) -> dict[str, Any]:
     Raises:
       InputError: for an unknown size, and whatever the experiment raises.
     """
-    if size not in SIZES:
-        raise InputError(
-            f"Unknown size {size!r}.", where="--size", fix=nearest(size, SIZES)
-        )
     file, *changes = re.split(r"\+(?=[a-z_]+\.)", spec)
     config = configs.load(file)
     configs.override(config, changes)
@@ -59,13 +68,26 @@ def measure(spec: str, size: str, epochs: int) -> dict[str, Any]:
         config.train.epochs, config.train.patience = epochs, 0
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_train, (config.to_dict(), size))
+        return pool.apply(_train, (config.to_dict(), of_size(size)))
 
 
-def _train(config: dict[str, Any], size: str) -> dict[str, Any]:
+def of_size(name: str) -> Bazaar:
+    """The catalogue of a size.
+
+    Raises:
+      InputError: for an unknown one.
+    """
+    if name not in SIZES:
+        raise InputError(
+            f"Unknown size {name!r}.", where="--size", fix=nearest(name, SIZES)
+        )
+    return SIZES[name]
+
+
+def _train(config: dict[str, Any], bazaar: Bazaar) -> dict[str, Any]:
     from neggen_jax.train import train_and_evaluate
 
-    catalog, _ = make(SIZES[size])
+    catalog, _ = make(bazaar)
     with tempfile.TemporaryDirectory() as workdir:
         results = train_and_evaluate(
             ml_collections.ConfigDict(config), workdir, catalog
@@ -75,18 +97,66 @@ def _train(config: dict[str, Any], size: str) -> dict[str, Any]:
     ]
 
 
-def table(rows: dict[str, dict[str, Any]], title: str) -> Any:
-    """The timings as a `rich.table.Table`, one row an experiment."""
+def read_beside(path: str, size: str) -> dict[str, dict[str, Any]]:
+    """Another program's timings.
+
+    Args:
+      path: JSON with "size" and "rows": our experiment -> some of the keys
+        of `RATIOS`, in our units.
+      size: that they have to be of.
+
+    Raises:
+      InputError: if they are not there, or of another size.
+    """
+    try:
+        said = json.loads(Path(path).read_text())
+        found, rows = said["size"], dict(said["rows"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "There are no timings of another program.",
+            where=f"--beside={path}",
+            expected='{"size": ..., "rows": {EXPERIMENT: {...}}}',
+            found=first_line(error),
+        ) from error
+    if found != size:
+        raise InputError(
+            "Another program was timed on a catalogue of another size.",
+            where=f"--beside={path}",
+            expected=size,
+            found=found,
+        )
+    return rows
+
+
+def table(
+    rows: dict[str, dict[str, Any]],
+    title: str,
+    beside: dict[str, dict[str, Any]] | None = None,
+) -> Any:
+    """The timings as a `rich.table.Table`, one row an experiment.
+
+    Args:
+      rows: experiment -> what `measure` returned.
+      title: of the table.
+      beside: experiment -> another program's timings, if there are any; how
+        many times ours they are stands behind ours.
+    """
     from rich.table import Table
 
     out = Table(title=title)
     out.add_column("experiment", overflow="fold")
     for _, label, _ in COLUMNS:
         out.add_column(label, justify="right")
+    for _, label in RATIOS if beside else ():
+        out.add_column(label, justify="right")
     for name, row in rows.items():
-        cells = (
+        cells = [
             "-" if row[key] is None else format(row[key], form)
             for key, _, form in COLUMNS
-        )
+        ]
+        for key, _ in RATIOS if beside else ():
+            other = beside.get(name, {}).get(key) if beside else None
+            known = other is not None and row[key]
+            cells.append(format(other / row[key], ".1f") if known else "-")
         out.add_row(name.removeprefix("configs/").replace(".py", ""), *cells)
     return out

@@ -98,6 +98,19 @@ def test_baby_has_the_size_of_amazon_baby():
     assert sum(map(len, catalog.splits.values())) == 160_792
 
 
+def test_direct_vectors_have_the_width_that_is_asked_for():
+    config = dict(num_users=50, num_items=100, features="direct")
+    catalog, _ = make(Bazaar(**config, text_width=7, image_width=300))
+    assert catalog.features["text"].dim == 7
+    assert catalog.features["image"].dim == 300
+    # And as they were, where nothing is asked for.
+    again, _ = make(Bazaar(**config, image_width=300))
+    np.testing.assert_array_equal(
+        again.features["text"].values,
+        make(Bazaar(**config))[0].features["text"].values,
+    )
+
+
 def test_about_a_tenth_is_held_out_for_each_purpose(small):
     users, _, part = columns(small[0])
     length = np.bincount(users)

@@ -39,7 +39,6 @@ from neggen_jax.data.bazaar_truth import Truth
 from neggen_jax.errors import InputError, nearest
 
 MODALITIES = ("text", "image")
-DIRECT_DIM = 64
 PER_DIRECTORY = 1_000  # pictures
 FIRST_DAY = 1_704_067_200  # 2024-01-01 in Unix seconds
 YEAR = 366 * 86_400
@@ -123,6 +122,8 @@ class Bazaar:
       num_train: exact number of train interactions; None: about 80 %.
       seed: the same seed and sizes give the same bazaar.
       features: "render" for texts and pictures, "direct" for vectors.
+      text_width: of direct vectors of texts.
+      image_width: of direct vectors of pictures.
       image_size: side of a picture in pixels.
       popularity_bias: exponent of Zipf's law over the items' popularity; 0
         makes all items equally popular.
@@ -140,6 +141,8 @@ class Bazaar:
     num_train: int | None = None
     seed: int = 0
     features: str = "render"
+    text_width: int = 64
+    image_width: int = 64
     image_size: int = 64
     popularity_bias: float = 0.6
     cause_strength: float = 3.5
@@ -152,6 +155,20 @@ class Bazaar:
         """As large as Amazon Baby, the usual benchmark; direct features."""
         sizes = dict(num_users=19_445, num_items=7_050)
         sizes |= dict(num_interactions=160_792, num_train=118_551)
+        return cls(**{**sizes, "features": "direct", **changes})
+
+    @classmethod
+    def sports(cls, **changes: Any) -> Bazaar:
+        """As large as Amazon Sports; direct features."""
+        sizes = dict(num_users=35_598, num_items=18_357)
+        sizes |= dict(num_interactions=296_337)
+        return cls(**{**sizes, "features": "direct", **changes})
+
+    @classmethod
+    def electronics(cls, **changes: Any) -> Bazaar:
+        """As large as Amazon Electronics; direct features."""
+        sizes = dict(num_users=192_403, num_items=63_001)
+        sizes |= dict(num_interactions=1_689_188)
         return cls(**{**sizes, "features": "direct", **changes})
 
     @property
@@ -183,6 +200,8 @@ class Bazaar:
         if self.num_train is not None:
             self._within("num_train", users, self.total - 2 * users)
         self._within("seed", 0)
+        self._within("text_width", 1, 2**16)
+        self._within("image_width", 1, 2**16)
         self._within("image_size", 16, 1024)
         self._within("popularity_bias", 0, 3)
         self._within("cause_strength", 0, 20)
@@ -307,14 +326,15 @@ def _vectors(
     """Sum of one random direction per visible value, and noise."""
     rng = _rng(config, f"vectors {modality}")
     seen = [i for i, a in enumerate(ATTRIBUTES) if modality in a.seen_in]
-    values = rng.standard_normal((len(present), DIRECT_DIM), np.float32)
+    width = getattr(config, f"{modality}_width")
+    values = rng.standard_normal((len(present), width), np.float32)
     values *= config.noise
     for column in seen:
-        directions = rng.standard_normal((SIZES[column], DIRECT_DIM))
+        directions = rng.standard_normal((SIZES[column], width))
         directions /= len(seen) ** 0.5  # unit variance of the whole signal
         values += directions.astype(np.float32)[item_values[:, column]]
     values[~present] = 0
-    parameters = {"dim": DIRECT_DIM, "noise": config.noise, "seed": config.seed}
+    parameters = {"dim": width, "noise": config.noise, "seed": config.seed}
     manifest = {
         "encoder": "bazaar-direct",
         "version": "1",
