@@ -36,10 +36,18 @@ MODELS: dict[str, tuple[str, dict[str, list[float]]]] = {
     "configs/baseline.py:mci": ("MGCN", {"cl_loss": [1e-2]}),
 }
 
-# Some of its models ask for a GPU by name; without one that is an error.
+# It imports torchvision, for pictures that nobody reads here, calls types by
+# names that NumPy has dropped, and some of its models ask for a GPU by name.
 _RUN = """
-import json, resource, sys
-import torch
+import importlib.util, json, resource, sys, types
+import numpy, torch
+numpy.float, numpy.int = float, int
+if importlib.util.find_spec("torchvision") is None:
+    for name in ("", ".transforms", ".transforms.functional"):
+        module = types.ModuleType("torchvision" + name)
+        module.__getattr__ = lambda _: None
+        sys.modules[module.__name__] = module
+    sys.modules["torchvision"].transforms = types.SimpleNamespace()
 if not torch.cuda.is_available():
     torch.Tensor.cuda = lambda self, *_, **__: self
     torch.nn.Module.cuda = lambda self, *_, **__: self
