@@ -39,8 +39,15 @@ def main(argv: list[str]) -> None:
     del argv
     from neggen_jax import benchmark
 
-    size, epochs, rows = _SIZE.value, _EPOCHS.value, {}
-    bazaar, beside = benchmark.of_size(size), {}
+    size, epochs = _SIZE.value, _EPOCHS.value
+    bazaar, rows, beside = benchmark.of_size(size), {}, {}
+
+    def keep() -> None:
+        if _OUTPUT.value:
+            said = {"size": size, "rows": rows, "beside": beside}
+            text = json.dumps(said, indent=2)
+            pathlib.Path(_OUTPUT.value).write_text(text + "\n")
+
     if _BESIDE.value:
         beside = benchmark.read_beside(_BESIDE.value, size)
     if _MMREC.value:
@@ -54,14 +61,12 @@ def main(argv: list[str]) -> None:
             beside[spec] = mmrec.measure(
                 spec, catalog, epochs, toolbox, _PYTHON.value
             )
+            keep()
     for spec in _EXPERIMENTS.value:
         rows[spec] = benchmark.measure(spec, size, epochs)
+        keep()
     title = f"{size}, medians over {epochs} epochs"
     Console().print(benchmark.table(rows, title, beside))
-    if _OUTPUT.value:
-        said = {"size": size, "rows": rows, "beside": beside}
-        text = json.dumps(said, indent=2)
-        pathlib.Path(_OUTPUT.value).write_text(text + "\n")
 
 
 if __name__ == "__main__":

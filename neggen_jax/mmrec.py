@@ -36,8 +36,9 @@ MODELS: dict[str, tuple[str, dict[str, list[float]]]] = {
     "configs/baseline.py:mci": ("MGCN", {"cl_loss": [1e-2]}),
 }
 
-# It imports torchvision, for pictures that nobody reads here, calls types by
-# names that NumPy has dropped, and some of its models ask for a GPU by name.
+# It imports torchvision, for pictures that nobody reads here, and for one sum
+# torch_scatter, calls types by names that NumPy has dropped, and some of its
+# models ask for a GPU by name.
 _RUN = """
 import importlib.util, json, resource, sys, types
 import numpy, torch
@@ -48,6 +49,11 @@ if importlib.util.find_spec("torchvision") is None:
         module.__getattr__ = lambda _: None
         sys.modules[module.__name__] = module
     sys.modules["torchvision"].transforms = types.SimpleNamespace()
+if importlib.util.find_spec("torch_scatter") is None:
+    module = sys.modules["torch_scatter"] = types.ModuleType("torch_scatter")
+    module.scatter_add = lambda values, index, dim, dim_size: torch.zeros(
+        dim_size, dtype=values.dtype
+    ).scatter_add(dim, index, values)
 if not torch.cuda.is_available():
     torch.Tensor.cuda = lambda self, *_, **__: self
     torch.nn.Module.cuda = lambda self, *_, **__: self
