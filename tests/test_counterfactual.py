@@ -226,7 +226,7 @@ def test_shuffled_effects_are_those_of_others(run):
 @pytest.mark.parametrize(
     "argument",
     [
-        "vbpr,text",
+        pytest.param("vbpr,text", marks=pytest.mark.slow),
         "mf,shuffled",
         pytest.param("mci,conditioned", marks=pytest.mark.slow),
         "lightgcn,published",
