@@ -23,6 +23,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from neggen_jax.adjacency import Adjacency
+from neggen_jax.ops import native
 from neggen_jax.partition import Partition
 
 TILE_QUERIES = 256
@@ -87,7 +88,9 @@ def top_k(
         rows = queries.shape[0]
         block = jax.lax.axis_index(batch_axis) * rows if batch_axis else 0
         mine = Excluded(excluded.queries - block, excluded.items - first)
-        scores, found = _local_top_k(queries, items, mine, k, num_items - first)
+        scores, found = _local_top_k(
+            queries, items, mine, k, num_items - first, partition.mesh
+        )
         found = jnp.where(found >= 0, found + first, -1)
         if shards == 1:
             return scores, found
@@ -95,7 +98,7 @@ def top_k(
         # the earlier of two equals: the lower index still wins.
         scores = jax.lax.all_gather(scores, item_axis, axis=1, tiled=True)
         found = jax.lax.all_gather(found, item_axis, axis=1, tiled=True)
-        scores, at = jax.lax.top_k(scores, k)
+        scores, at = native.top_k(scores, k, partition.mesh)
         return scores, jnp.take_along_axis(found, at, axis=1)
 
     return jax.shard_map(
@@ -107,18 +110,37 @@ def top_k(
     )(queries, items, excluded)
 
 
-def _local_top_k(queries, items, excluded, k, num_items):
+def _local_top_k(queries, items, excluded, k, num_items, mesh):
     """Top-k over one shard; item indices are the shard's own, -1 for none."""
-    rows, dim = queries.shape
     tiles = items.shape[0] // TILE_ITEMS
     chunks = -(-tiles // TILES_AT_ONCE)
-    width = tiles // chunks * TILE_ITEMS
-    queries = queries.reshape(-1, TILE_QUERIES, dim)
-    items = items.reshape(chunks, width // TILE_ITEMS, TILE_ITEMS, dim)
+    items = items.reshape(chunks, -1, *items.shape[1:])
+    rows = len(queries)
+    # A CPU's caches hold the scores of one tile of queries.
+    held = TILE_QUERIES if native.on_cpu(mesh) else rows
 
-    def step(best, chunk):
-        number, table = chunk
+    def some(number):
+        part = jax.lax.dynamic_slice_in_dim(queries, number * held, held)
+        mine = Excluded(excluded.queries - number * held, excluded.items)
+        return _tile_top_k(part, items, mine, k, num_items, mesh)
+
+    if held == rows:
+        scores, found = some(0)
+    else:
+        scores, found = jax.lax.map(some, jnp.arange(rows // held))
+        scores, found = scores.reshape(rows, k), found.reshape(rows, k)
+    return scores, jnp.where(scores == -jnp.inf, -1, found)
+
+
+def _tile_top_k(queries, items, excluded, k, num_items, mesh):
+    """Top-k over the chunks of items `[chunks, width, d]`, one by one."""
+    rows, dim = queries.shape
+    chunks, width, _ = items.shape
+    queries = queries.reshape(-1, TILE_QUERIES, dim)
+
+    def best(number, table):
         first = number * width
+        table = table.reshape(-1, TILE_ITEMS, dim)
         # Accelerators would round the factors to fewer bits unless told.
         scores = jnp.einsum(
             "qud,tid->quti", queries, table, precision=jax.lax.Precision.HIGHEST
@@ -130,19 +152,24 @@ def _local_top_k(queries, items, excluded, k, num_items):
         inside = (column >= 0) & (column < width) & (excluded.queries >= 0)
         row = jnp.where(inside, excluded.queries, rows)
         scores = scores.at[row, column].set(-jnp.inf, mode="drop")
-        top, at = jax.lax.top_k(scores, min(k, width))
-        # The running best stands first: its items have lower indices.
-        merged = jnp.concatenate([best[0], top], axis=1)
-        found = jnp.concatenate([best[1], at + first], axis=1)
-        top, at = jax.lax.top_k(merged, k)
-        return (top, jnp.take_along_axis(found, at, axis=1)), None
+        scores, at = native.top_k(scores, min(k, width), mesh)
+        return scores, at + first
+
+    def step(held, chunk):
+        # What is held stands first: its items have lower indices.
+        both = zip(held, best(*chunk), strict=True)
+        scores, found = (jnp.concatenate(pair, axis=1) for pair in both)
+        scores, at = native.top_k(scores, k, mesh)
+        return (scores, jnp.take_along_axis(found, at, axis=1)), None
 
     none = (
         jnp.full((rows, k), -jnp.inf),
         jnp.full((rows, k), -1, jnp.int32),
     )
+    if chunks == 1 and k <= width:
+        return best(0, items[0])
     (scores, found), _ = jax.lax.scan(step, none, (jnp.arange(chunks), items))
-    return scores, jnp.where(scores == -jnp.inf, -1, found)
+    return scores, found
 
 
 def exclude(

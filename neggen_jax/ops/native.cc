@@ -1,0 +1,148 @@
+// Kernels that XLA has no good form of on CPU; see native.py.
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+// One library serves all processors of a kind: which form of a loop runs is
+// decided where it runs.
+#if defined(__linux__) && defined(__x86_64__) && defined(__GNUC__)
+#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
+
+namespace {
+
+// Splits `size` rows over XLA's threads, `grain` at a time. The caller works
+// too, and waits for nobody but those who have begun: handlers of several
+// devices may hold every thread of the pool.
+void InParallel(ffi::ThreadPool& pool, int64_t size, int64_t grain,
+                std::function<void(int64_t, int64_t)> work) {
+  struct Shared {
+    std::atomic<int64_t> next{0};
+    int64_t left;
+    std::mutex mutex;
+    std::condition_variable done;
+  };
+  const int64_t parts = (size + grain - 1) / grain;
+  if (parts == 0) return;
+  auto shared = std::make_shared<Shared>();
+  shared->left = parts;
+  auto run = [=] {
+    for (;;) {
+      const int64_t part = shared->next.fetch_add(1);
+      if (part >= parts) return;
+      work(part * grain, std::min(size, (part + 1) * grain));
+      std::lock_guard<std::mutex> lock(shared->mutex);
+      if (--shared->left == 0) shared->done.notify_all();
+    }
+  };
+  const int64_t helpers = std::min(parts, pool.num_threads()) - 1;
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(run));
+  run();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->done.wait(lock, [&] { return shared->left == 0; });
+}
+
+// Values whose greatest is looked for at once.
+constexpr int64_t kBlock = 32;
+
+// Orders floats as XLA's TopK does: -NaN < -inf < -0 < +0 < inf < NaN.
+inline int32_t Key(float value) {
+  int32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+// The greater is the better, and of equal values the earlier.
+inline uint64_t Pack(int32_t key, int64_t column) {
+  const uint32_t above = static_cast<uint32_t>(key) ^ 0x80000000u;
+  return (static_cast<uint64_t>(above) << 32) | (0xffffffffu - column);
+}
+
+inline int64_t Column(uint64_t packed) {
+  return 0xffffffffu - static_cast<uint32_t>(packed);
+}
+
+// Of `k` blocks the greatest values are at least `bound`, the k-th greatest of
+// all blocks' greatest: no less is among the k best. So one pass at the speed
+// of memory leaves a few blocks to be looked at, one value after the other.
+FOR_EACH_CPU void TopRows(const float* x, int64_t width, int64_t k,
+                          int64_t begin, int64_t end, float* values,
+                          int32_t* columns) {
+  const int64_t blocks = width / kBlock;
+  std::vector<int32_t> most(blocks), ordered(blocks);
+  // One more: what is no candidate is written, and then written over.
+  std::vector<uint64_t> best(width + 1);
+  for (int64_t row = begin; row < end; ++row) {
+    const float* from = x + row * width;
+    int64_t count = 0;
+    int32_t bound = std::numeric_limits<int32_t>::min();
+    for (int64_t block = 0; block < blocks; ++block) {
+      int32_t greatest = bound;
+      for (int64_t i = 0; i < kBlock; ++i) {
+        greatest = std::max(greatest, Key(from[block * kBlock + i]));
+      }
+      most[block] = greatest;
+    }
+    if (blocks >= k) {
+      ordered = most;
+      std::nth_element(ordered.begin(), ordered.begin() + (k - 1),
+                       ordered.end(), std::greater<int32_t>());
+      bound = ordered[k - 1];
+    }
+    auto look = [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const int32_t key = Key(from[i]);
+        best[count] = Pack(key, i);
+        count += key >= bound;
+      }
+    };
+    for (int64_t block = 0; block < blocks; ++block) {
+      if (most[block] >= bound) look(block * kBlock, (block + 1) * kBlock);
+    }
+    look(blocks * kBlock, width);
+    std::partial_sort(best.begin(), best.begin() + k, best.begin() + count,
+                      std::greater<uint64_t>());
+    for (int64_t i = 0; i < k; ++i) {
+      const int64_t column = Column(best[i]);
+      values[row * k + i] = from[column];
+      columns[row * k + i] = static_cast<int32_t>(column);
+    }
+  }
+}
+
+ffi::Error TopK(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
+                ffi::ResultBuffer<ffi::F32> values,
+                ffi::ResultBuffer<ffi::S32> columns) {
+  const auto shape = x.dimensions();
+  const int64_t rows = shape[0], width = shape[1];
+  const int64_t k = values->dimensions()[1];
+  if (rows == 0 || k == 0) return ffi::Error::Success();
+  InParallel(pool, rows, 16, [&](int64_t begin, int64_t end) {
+    TopRows(x.typed_data(), width, k, begin, end, values->typed_data(),
+            columns->typed_data());
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_top_k, TopK,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>());

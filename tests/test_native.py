@@ -1,0 +1,101 @@
+"""The kernels in C++ give what XLA's give, to the last bit."""
+
+import multiprocessing
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neggen_jax.ops import native
+
+ODD = [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1.0, -1.0, 1e-45, -1e-45]
+
+needs_compiler = pytest.mark.skipif(
+    not native.available(), reason="there is no C++ compiler"
+)
+
+
+def mesh():
+    return jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+
+
+def same(x, k):
+    x = np.asarray(x, np.float32)
+    ours = jax.jit(native.top_k, static_argnums=(1, 2))(x, k, mesh())
+    theirs = jax.lax.top_k(x, k)
+    for one, other in zip(ours, theirs, strict=True):
+        # Bits: a zero has a sign, and a NaN is equal to none.
+        np.testing.assert_array_equal(
+            np.asarray(one).view(np.int32), np.asarray(other).view(np.int32)
+        )
+
+
+@needs_compiler
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_row_is_as_xla_has_it(data):
+    # Few shapes, as each is compiled; whole blocks of values and rests.
+    width, k = data.draw(st.sampled_from([(1, 1), (31, 31), (75, 2), (200, 5)]))
+    value = st.one_of(st.sampled_from(ODD), st.floats(width=32))
+    rows = st.lists(value, min_size=width, max_size=width)
+    same(data.draw(st.lists(rows, min_size=3, max_size=3)), k)
+
+
+@needs_compiler
+@pytest.mark.parametrize("k", [1, 20, 50, 300, 7000])
+def test_long_rows_with_ties(k):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 9, (37, 7000)).astype(np.float32)
+    x[3], x[4, 5:] = -np.inf, -np.inf
+    same(x, k)
+
+
+@needs_compiler
+def test_rows_in_order_and_against_it():
+    rising = np.arange(5000, dtype=np.float32)
+    same(np.stack([rising, rising[::-1], np.roll(rising, 1234)]), 64)
+
+
+@needs_compiler
+def test_no_rows():
+    same(np.zeros((0, 40)), 3)
+
+
+def test_without_a_compiler_xla_ranks_and_it_is_said(tmp_path):
+    code = """
+        import jax, numpy as np
+        from neggen_jax.ops import native
+        mesh = jax.make_mesh((1,), ("data",))
+        x = np.float32([[1, 3, 2]])
+        print(native.available(), native.top_k(x, 2, mesh)[1].tolist())
+    """
+    environment = {
+        "PATH": "",
+        "CXX": str(tmp_path / "none"),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "False [[1, 2]]\n", done.stderr
+    assert "No kernels in C++" in done.stderr
+    assert "none" in done.stderr
+
+
+@needs_compiler
+def test_several_processes_compile_at_once(tmp_path):
+    # As on a machine's first run of several processes.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        made = pool.map(native.build, [tmp_path, tmp_path])
+    assert made[0] == made[1]
+    assert list(tmp_path.iterdir()) == [made[0]]
