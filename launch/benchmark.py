@@ -12,6 +12,8 @@ that `--mmrec_python` names, and prints how many times ours they take.
 
 import json
 import pathlib
+import tempfile
+from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -40,7 +42,8 @@ def main(argv: list[str]) -> None:
     from neggen_jax import benchmark
 
     size, epochs = _SIZE.value, _EPOCHS.value
-    bazaar, rows, beside = benchmark.of_size(size), {}, {}
+    beside: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
 
     def keep() -> None:
         if _OUTPUT.value:
@@ -50,21 +53,24 @@ def main(argv: list[str]) -> None:
 
     if _BESIDE.value:
         beside = benchmark.read_beside(_BESIDE.value, size)
-    if _MMREC.value:
-        from neggen_jax import mmrec
-        from neggen_jax.data.bazaar import make
+    with tempfile.TemporaryDirectory() as scratch:
+        data = pathlib.Path(scratch) / size
+        benchmark.write(size, data)
+        if _MMREC.value:
+            from neggen_jax import mmrec
+            from neggen_jax.data import store
 
-        catalog, _ = make(bazaar)
-        toolbox = pathlib.Path(_MMREC.value)
+            catalog = store.load(data)
+            toolbox = pathlib.Path(_MMREC.value)
+            for spec in _EXPERIMENTS.value:
+                print(f"MMRec: {spec}", flush=True)
+                beside[spec] = mmrec.measure(
+                    spec, catalog, epochs, toolbox, _PYTHON.value
+                )
+                keep()
         for spec in _EXPERIMENTS.value:
-            print(f"MMRec: {spec}", flush=True)
-            beside[spec] = mmrec.measure(
-                spec, catalog, epochs, toolbox, _PYTHON.value
-            )
+            rows[spec] = benchmark.measure(spec, data, epochs)
             keep()
-    for spec in _EXPERIMENTS.value:
-        rows[spec] = benchmark.measure(spec, size, epochs)
-        keep()
     title = f"{size}, medians over {epochs} epochs"
     Console().print(benchmark.table(rows, title, beside))
 

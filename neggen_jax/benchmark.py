@@ -17,6 +17,7 @@ from typing import Any
 import ml_collections
 
 from neggen_jax import config as configs
+from neggen_jax.data import store
 from neggen_jax.data.bazaar import Bazaar, make
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.storage import first_line
@@ -46,29 +47,48 @@ RATIOS = (
 )
 
 
-def measure(spec: str, size: str, epochs: int) -> dict[str, Any]:
+def write(size: str, directory: Path) -> None:
+    """Writes the dataset directory of a size, in a process of its own.
+
+    Raises:
+      InputError: for an unknown size.
+    """
+    with _new_process() as pool:
+        pool.apply(_write, (of_size(size), str(directory)))
+
+
+def _write(bazaar: Bazaar, directory: str) -> None:
+    catalog, _ = make(bazaar)
+    store.save(catalog, directory, source={"source": "bazaar"})
+
+
+def _new_process() -> Any:
+    return multiprocessing.get_context("spawn").Pool(1)
+
+
+def measure(spec: str, directory: Path, epochs: int) -> dict[str, Any]:
     """Times one experiment in a new process.
 
     Args:
       spec: config file, with its argument after a colon, and what differs
         after plus signs: "FILE.py:ARGUMENT+key=value+key=value".
-      size: key of `SIZES`.
+      directory: of the dataset.
       epochs: to train; evaluations are timed from the second on.
 
     Returns:
       The "timing" of `results.json`, with "parameters" and "devices".
 
     Raises:
-      InputError: for an unknown size, and whatever the experiment raises.
+      InputError: whatever the experiment raises.
     """
     file, *changes = re.split(r"\+(?=[a-z_]+\.)", spec)
     config = configs.load(file)
     configs.override(config, changes)
     with config.unlocked():
         config.train.epochs, config.train.patience = epochs, 0
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_train, (config.to_dict(), of_size(size)))
+        config.data.path = str(directory)
+    with _new_process() as pool:
+        return pool.apply(_train, (config.to_dict(),))
 
 
 def of_size(name: str) -> Bazaar:
@@ -84,14 +104,11 @@ def of_size(name: str) -> Bazaar:
     return SIZES[name]
 
 
-def _train(config: dict[str, Any], bazaar: Bazaar) -> dict[str, Any]:
+def _train(config: dict[str, Any]) -> dict[str, Any]:
     from neggen_jax.train import train_and_evaluate
 
-    catalog, _ = make(bazaar)
     with tempfile.TemporaryDirectory() as workdir:
-        results = train_and_evaluate(
-            ml_collections.ConfigDict(config), workdir, catalog
-        )
+        results = train_and_evaluate(ml_collections.ConfigDict(config), workdir)
     return {key: results[key] for key in ("parameters", "devices")} | results[
         "timing"
     ]

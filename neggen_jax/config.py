@@ -27,7 +27,7 @@ def base() -> ConfigDict:
     # A dataset directory, as launch/prepare.py writes it.
     config.data.path = ""
     # "tf.data", or "numpy" where TensorFlow is not installed.
-    config.data.pipeline = "tf.data"
+    config.data.pipeline = "auto"
     config.data.counterfactuals = ConfigDict()
     # A set that launch/generate.py has put into the dataset directory.
     config.data.counterfactuals.name = ""

@@ -279,7 +279,8 @@ def diversity(lists: np.ndarray, matrix: Features) -> np.ndarray:
     Returns:
       float64 `[U]`; NaN where a list has fewer than two present items.
     """
-    block = 256
+    # Of as many lists as a cache has room for the vectors of.
+    block = min(256, max(1, 2**21 // (lists.shape[1] * matrix.dim)))
     out = []
     for start in range(0, len(lists), block):
         part = lists[start : start + block]

@@ -90,9 +90,17 @@ def bpr(
         vectors = encoded.take(item_table, _items(negatives, source))
     weights = drawn.weights.astype(jnp.float32)
     positive = (users * items).sum(-1, keepdims=True)
-    negative = jnp.einsum("bd,bkd->bk", users, vectors.astype(jnp.float32))
+    negative = _products(users, vectors.astype(jnp.float32))
     losses = jax.nn.softplus(negative - positive) * weights
     return losses.sum() / jnp.maximum(weights.sum(), 1.0)
+
+
+def _products(users: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Inner products of `[B, d]` with `[B, K, d]`, `[B, K]`."""
+    if vectors.shape[1] == 1:
+        # CPUs are slow at batches of products of single vectors.
+        return (users * vectors[:, 0]).sum(-1, keepdims=True)
+    return jnp.einsum("bd,bkd->bk", users, vectors)
 
 
 def content_bpr(

@@ -2,6 +2,11 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +22,7 @@ from neggen_jax.data.batches import (
     make_stream,
     numpy_batches,
     permute,
+    prefetched,
     stream_order,
     tf_batches,
 )
@@ -294,3 +300,49 @@ def test_no_dispatch_starts_between_two():
     for step in set(range(20)) - set(starts):
         with pytest.raises(ValueError, match=f"at step {step}"):
             schedule.dispatch(step)
+
+
+def test_a_thread_forms_what_comes_next():
+    formed = []
+
+    def batches():
+        for number in itertools.count():
+            formed.append(number)
+            yield {"users": np.array([number])}
+
+    ahead = prefetched(batches(), 2)
+    assert [int(next(ahead)["users"][0]) for _ in range(5)] == list(range(5))
+    ahead.close()
+    time.sleep(0.3)
+    count = len(formed)
+    # One in hand, two that wait, and one that found no room.
+    assert 5 <= count <= 5 + 3
+    time.sleep(0.3)
+    assert len(formed) == count
+
+
+def test_what_goes_wrong_in_the_thread_is_told():
+    def batches():
+        yield {"users": np.zeros(1)}
+        raise OSError("the disk is gone")
+
+    ahead = prefetched(batches())
+    next(ahead)
+    with pytest.raises(OSError, match="disk"):
+        next(ahead)
+
+
+def test_tensorflow_is_not_loaded_to_feed_numbers():
+    code = """
+        import sys
+        from conftest import make_catalog
+        from neggen_jax.data import batches
+        stream = batches.make_stream(make_catalog(), 4, 2, 0)
+        next(batches.PIPELINES["auto"](stream, 0))
+        assert "tensorflow" not in sys.modules
+    """
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        check=True,
+        cwd=Path(__file__).parent,
+    )

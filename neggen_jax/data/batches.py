@@ -12,15 +12,18 @@ reads some parts of the interactions, and batches are the same for any number
 of hosts.
 
 Several steps are stacked for one dispatch to the devices. `tf_batches` forms
-them in tf.data; `numpy_batches` forms the same ones, bit for bit, where
-TensorFlow is not installed.
+them in tf.data; `numpy_batches` forms the same ones, bit for bit, without
+TensorFlow.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -363,12 +366,10 @@ def numpy_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
     """
     tables = stream.item_tables
     users, items = stream.held
-    dispatch = first
-    while True:
+    for dispatch in itertools.count(first):
         at = stream.positions(stream.schedule.start(dispatch))
         batch = {"users": users[at], "items": items[at]}
         yield batch | {k: t[batch["items"]] for k, t in tables.items()}
-        dispatch += 1
 
 
 def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
@@ -402,7 +403,56 @@ def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
     return dataset.as_numpy_iterator()
 
 
+def prefetched(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
+    """The same batches, formed by a thread while those before are used.
+
+    Args:
+      batches: without end.
+      ahead: how many wait at most.
+    """
+    done: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
+    over = threading.Event()
+
+    def put(found: Batch | BaseException) -> None:
+        while not over.is_set():
+            try:
+                return done.put(found, timeout=0.1)
+            except queue.Full:
+                pass
+
+    def form() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if over.is_set():
+                    return
+        except BaseException as error:
+            put(error)
+
+    threading.Thread(target=form, daemon=True).start()
+    try:
+        while True:
+            found = done.get()
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    finally:
+        over.set()
+
+
+def _threaded(stream: Stream, first: int = 0) -> Iterator[Batch]:
+    return prefetched(numpy_batches(stream, first))
+
+
+def _fitting(stream: Stream, first: int = 0) -> Iterator[Batch]:
+    """By tf.data if there is more to feed than pairs of numbers."""
+    # TensorFlow takes half a gigabyte and seconds to begin with.
+    form = tf_batches if stream.item_tables else _threaded
+    return form(stream, first)
+
+
 PIPELINES: dict[str, Callable[[Stream, int], Iterator[Batch]]] = {
+    "auto": _fitting,
     "tf.data": tf_batches,
-    "numpy": numpy_batches,
+    "numpy": _threaded,
 }

@@ -24,7 +24,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import jaxlib
-import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
