@@ -81,6 +81,11 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
             self.directory,
+            item_handlers={
+                # Weights hardly get smaller, at twice the work.
+                "state": ocp.PyTreeCheckpointHandler(use_compression=False),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._keep,
                 enable_async_checkpointing=True,
@@ -143,7 +148,7 @@ class Checkpoints:
             return
         seal = {"meta": meta, "checksum": _checksum(state, meta)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal)
+            state=ocp.args.PyTreeSave(state), meta=ocp.args.JsonSave(seal)
         )
         # The one before has to be on disk to know how much room is left.
         self.wait()

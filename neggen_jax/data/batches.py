@@ -102,34 +102,40 @@ class Schedule:
 
 
 class _NumPy:
-    """The four operations whose names differ between NumPy and TensorFlow."""
+    """What NumPy and TensorFlow do differently."""
 
     shift = staticmethod(np.right_shift)
-    where = staticmethod(np.where)
 
     @staticmethod
     def cast(x, dtype):
         return np.asarray(x).astype(dtype)
 
     @staticmethod
-    def loop(condition, body, x):
-        while condition(x).any():
-            x = body(x)
-        return x
+    def walk(encipher, index, key, size):
+        x, key, size = np.broadcast_arrays(encipher(index, key), key, size)
+        shape, x, key, size = x.shape, x.flatten(), key.ravel(), size.ravel()
+        # Only those that are still outside: after a few rounds hardly any.
+        out = np.flatnonzero(x >= size)
+        while out.size:
+            x[out] = encipher(x[out], key[out])
+            out = out[x[out] >= size[out]]
+        return x.reshape(shape)
 
 
 class _TensorFlow:
     def __init__(self):
         import tensorflow as tf
 
-        self.shift, self.where, self.cast = (
-            tf.bitwise.right_shift,
-            tf.where,
-            tf.cast,
-        )
-        self.loop = lambda condition, body, x: tf.while_loop(
-            lambda x: tf.reduce_any(condition(x)), lambda x: (body(x),), (x,)
-        )[0]
+        self.shift, self.cast = tf.bitwise.right_shift, tf.cast
+
+        def walk(encipher, index, key, size):
+            return tf.while_loop(
+                lambda x: tf.reduce_any(x >= size),
+                lambda x: (tf.where(x >= size, encipher(x, key), x),),
+                (encipher(index, key),),
+            )[0]
+
+        self.walk = walk
 
 
 def _mix(xp, x, key):
@@ -165,10 +171,8 @@ def permute(index, key, size: int, xp=_NumPy):
       xp: NumPy, or TensorFlow.
     """
     half = _half_bits(int(np.max(size)))
-    return xp.loop(
-        lambda x: x >= size,
-        lambda x: xp.where(x >= size, _encipher(xp, x, key, half), x),
-        _encipher(xp, index, key, half),
+    return xp.walk(
+        lambda x, key: _encipher(xp, x, key, half), index, key, size
     )
 
 
