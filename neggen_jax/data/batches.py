@@ -171,9 +171,7 @@ def permute(index, key, size: int, xp=_NumPy):
       xp: NumPy, or TensorFlow.
     """
     half = _half_bits(int(np.max(size)))
-    return xp.walk(
-        lambda x, key: _encipher(xp, x, key, half), index, key, size
-    )
+    return xp.walk(lambda x, key: _encipher(xp, x, key, half), index, key, size)
 
 
 def _half_bits(size: int) -> int:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from neggen_jax.data.rewritten import Rewritten
 from neggen_jax.errors import InputError
+from neggen_jax.ops import wide
 
 # What the effect is read off.
 EFFECTS = ("difference", "content")
@@ -84,7 +85,7 @@ class CausalEffect(nn.Module):
 
         tokens, rewritten, described, changed = [], [], [], []
         for name, row in sorted(rows.items()):
-            embed = nn.Dense(dim, name=f"embed_{name}")
+            embed = wide.Dense(dim, name=f"embed_{name}")
             factual = embed(row.factual)
             here = row.present & row.described[:, None]
             if self.modalities and name not in self.modalities:

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from neggen_jax.ops import wide
+
 # Sinusoids are made for steps of a process of this length, so that few steps
 # lie as far apart as many.
 _LENGTH = 1000
@@ -82,7 +84,7 @@ class Denoiser(nn.Module):
         self.from_side = {name: part() for name in self.modalities}
         self.time = [nn.Dense(2 * self.dim), nn.Dense(self.dim)]
         self.side = {
-            name: [nn.Dense(self.dim), nn.Dense(self.dim)]
+            name: [wide.Dense(self.dim), nn.Dense(self.dim)]
             for name in self.modalities
         }
         self.null = {

@@ -23,6 +23,7 @@ from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.models.lightgcn import propagate
+from neggen_jax.ops import wide
 from neggen_jax.ops.sparse import Graph, edge_weights, multiply, subset
 
 
@@ -120,5 +121,5 @@ class FREEDOM(Encoder):
                         lambda _, v=values: v, ("item", "feature")
                     ),
                 )
-            views[name] = (users, nn.Dense(self.dim, name=name)(values))
+            views[name] = (users, wide.Dense(self.dim, name=name)(values))
         return Encoded(users, items + similar, views)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs
 from neggen_jax.models.encoder import Encoded, Encoder, concatenated
+from neggen_jax.ops import wide
 
 
 class VBPR(Encoder):
@@ -32,7 +33,7 @@ class VBPR(Encoder):
         """Returns vectors of width `2 dim`: free half, content half."""
         users = self.user_table(dim=2 * self.dim)
         free = self.item_table()
-        content = nn.Dense(
+        content = wide.Dense(
             self.dim,
             kernel_init=nn.initializers.xavier_normal(),
             name="projection",
