@@ -7,6 +7,7 @@ epochs; compilation is told apart.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import re
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from neggen_jax import config as configs
+from neggen_jax.catalog import Catalog, Counterfactuals, Rewritten
 from neggen_jax.data import store
 from neggen_jax.data.bazaar import Bazaar, make
 from neggen_jax.errors import InputError, nearest
@@ -107,11 +110,36 @@ def of_size(name: str) -> Bazaar:
 def _train(config: dict[str, Any]) -> dict[str, Any]:
     from neggen_jax.train import train_and_evaluate
 
+    catalog = None
+    if config["data"]["counterfactuals"]["name"]:
+        catalog = _rewritten(store.load(config["data"]["path"]))
     with tempfile.TemporaryDirectory() as workdir:
-        results = train_and_evaluate(ml_collections.ConfigDict(config), workdir)
+        results = train_and_evaluate(
+            ml_collections.ConfigDict(config), workdir, catalog
+        )
     return {key: results[key] for key in ("parameters", "devices")} | results[
         "timing"
     ]
+
+
+def _rewritten(catalog: Catalog) -> Catalog:
+    """With counterfactuals of the usual shape, which mean nothing.
+
+    What they cost does not depend on what they say.
+    """
+    rng = np.random.default_rng(0)
+    shape = catalog.num_items, _WIDE["text_width"]
+    there = np.ones(catalog.num_items, bool)
+
+    def draw() -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
+    parts = {
+        modality: Rewritten(draw(), there, draw()[:, None], there[:, None])
+        for modality in catalog.features
+    }
+    made = Counterfactuals("drawn", parts)
+    return dataclasses.replace(catalog, counterfactuals=made)
 
 
 def read_beside(path: str, size: str) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from neggen_jax.data.inputs import Inputs, Needs, Sizes, union
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.losses import LOSSES
 from neggen_jax.models import ENCODERS
-from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.models.encoder import Encoded, Encoder, Projected
 from neggen_jax.negatives import SOURCES
 from neggen_jax.negatives.source import Batch, Clock, Source
 from neggen_jax.ops.lookup import Spread
@@ -54,7 +54,7 @@ class Recommender(nn.Module):
 
     def encode(self, inputs: Inputs) -> Encoded:
         """Embeds every user and item, as they are ranked."""
-        return self.extend(self.encoder(inputs), inputs)
+        return self.extend(self.encoder(inputs).whole(), inputs)
 
     def extend(self, encoded: Encoded, inputs: Inputs) -> Encoded:
         """Adds to the items what sources have learnt of them."""
@@ -78,14 +78,30 @@ class Recommender(nn.Module):
         self, inputs: Inputs, batch: Batch, clock: Clock
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss of one batch; see `loss`."""
-        return self.loss(self.embed(inputs), inputs, batch, clock)
+        # Two items of each example are read, or more. On a mesh each device
+        # computes its own rows of a table, and only these travel.
+        rows = 2 * len(batch["items"])
+        whole = inputs.positives.mesh.size > 1 or rows >= len(inputs.popularity)
+        encoded = self.embed(inputs, whole)
+        return self.loss(encoded, inputs, batch, clock)
 
-    def embed(self, inputs: Inputs) -> Encoded:
-        """Embeds every user and item, as losses read them."""
+    def embed(self, inputs: Inputs, whole: bool = True) -> Encoded:
+        """Embeds every user and item, as losses read them.
+
+        Args:
+          inputs: as prepared for the epoch.
+          whole: whether all tables are to be arrays; a `Projected` otherwise
+            stays one.
+        """
+        encoded = self.encoder(inputs)
+        if whole:
+            encoded = encoded.whole()
         # Rows are gathered from float32 tables, so that gradients of a row
         # that occurs many times are summed in float32 too.
         encoded = jax.tree.map(
-            lambda x: x.astype(jnp.float32), self.encoder(inputs)
+            lambda x: x if isinstance(x, Projected) else x.astype(jnp.float32),
+            encoded,
+            is_leaf=lambda x: isinstance(x, Projected),
         )
         spread = Spread(inputs.positives.mesh, inputs.positives.axis)
         return dataclasses.replace(encoded, spread=spread)
@@ -106,6 +122,7 @@ class Recommender(nn.Module):
         Returns:
           The total, and every term and metric by name.
         """
+        encoded = dataclasses.replace(encoded, taken={})
         drawn = {
             name: source(encoded, inputs, batch, clock)
             for name, source in self.sources.items()

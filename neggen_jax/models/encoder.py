@@ -9,16 +9,94 @@ generated negatives, ranking and sharding then work with it.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 
 from neggen_jax.data.inputs import Inputs, Needs, Sizes
+from neggen_jax.ops import wide
 from neggen_jax.ops.lookup import Spread, take
 
-Pair = tuple[jax.Array | None, jax.Array | None]
+
+@flax.struct.dataclass
+class Projected:
+    """A table of which a step computes the rows that it reads, and no more.
+
+    Its rows are free vectors beside a projection of features, or the latter
+    alone. It is indexed like an array; `whole` makes one of it.
+
+    Attributes:
+      features: `[rows, f]` each, side by side; no gradient goes to them.
+      kernel: `[sum of f, d]`.
+      bias: `[d]`.
+      free: `[rows, e]`, or None.
+    """
+
+    features: tuple[jax.Array, ...]
+    kernel: jax.Array
+    bias: jax.Array
+    free: jax.Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and the width of each."""
+        width = self.bias.size + (0 if self.free is None else _width(self.free))
+        return len(self.features[0]), width
+
+    @property
+    def dtype(self) -> Any:
+        """Of what indexing gives."""
+        return self.bias.dtype
+
+    def whole(self) -> jax.Array:
+        """All rows, `shape`."""
+        return self[:]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> jax.Array:
+        out, first = self.bias, 0
+        for values in self.features:
+            kernel = self.kernel[first : first + _width(values)]
+            out = out + wide.project(values[rows], kernel)
+            first += len(kernel)
+        parts = [out] if self.free is None else [self.free[rows], out]
+        return jnp.concatenate(parts, axis=-1)
+
+
+def _width(table: jax.Array) -> int:
+    return table.shape[1]
+
+
+class Projection(nn.Module):
+    """The parameters of a `Projected`, named like those of `nn.Dense`.
+
+    Attributes:
+      dim: d.
+      kernel_init: of the kernel.
+    """
+
+    dim: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(
+        self, features: tuple[jax.Array, ...], free: jax.Array | None = None
+    ) -> Projected:
+        """Projects features `[rows, f]`, side by side; beside free vectors."""
+        height = sum(map(_width, features))
+        kernel = self.param("kernel", self.kernel_init, (height, self.dim))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.dim,))
+        return Projected(features, kernel, bias, free)
+
+
+Table = jax.Array | Projected
+Pair = tuple[jax.Array | None, Table | None]
 
 
 @flax.struct.dataclass
@@ -31,23 +109,52 @@ class Encoded:
       views: name -> (users, items), further tables that losses read; "ego"
         holds the embeddings that regularisation acts on.
       spread: where the tables lie, for `take`; the recommender sets it.
+      taken: what `take` has given before, if that is to be kept.
     """
 
     users: jax.Array
-    items: jax.Array
+    items: Table
     views: dict[str, Pair]
     spread: Spread | None = flax.struct.field(default=None, pytree_node=False)
+    taken: dict[Any, Any] | None = flax.struct.field(
+        default=None, pytree_node=False
+    )
 
-    def take(self, table: jax.Array, ids: jax.Array) -> jax.Array:
+    def take(self, table: Table, ids: jax.Array) -> jax.Array:
         """Rows of one of the tables, `[*ids.shape, d]`.
 
         What `table[ids]` gives, at a cost that does not grow with the mesh.
+        In a loss, the same rows are taken once, however many read them: so
+        their gradients are added up before they go back to the table.
 
         Args:
           table: `users`, `items`, or one of a view.
           ids: int32, any shape; its first axis is that of the batch.
         """
+        if self.taken is None:
+            return self._rows(table, ids)
+        read = *jax.tree.leaves(table), ids
+        key = tuple(map(id, read))
+        # What is computed in a loop must not be read outside of it.
+        now = get_opaque_trace_state(convention="flax")
+        if key not in self.taken or self.taken[key][0] != now:
+            # With what was read: nothing else gets its identity meanwhile.
+            self.taken[key] = now, self._rows(table, ids), read
+        found: jax.Array = self.taken[key][1]
+        return found
+
+    def _rows(self, table: Table, ids: jax.Array) -> jax.Array:
+        if isinstance(table, Projected):
+            return table[ids].astype(jnp.float32)
         return take(table, ids, self.spread)
+
+    def whole(self) -> Encoded:
+        """With arrays alone."""
+        return jax.tree.map(
+            lambda x: x.whole() if isinstance(x, Projected) else x,
+            self,
+            is_leaf=lambda x: isinstance(x, Projected),
+        )
 
 
 class Encoder(nn.Module):
@@ -106,11 +213,3 @@ class Encoder(nn.Module):
 
         boxed = nn.with_partitioning(init, (axis, "embed"))
         return self.param(name, boxed)
-
-
-def concatenated(inputs: Inputs, modalities: tuple[str, ...] = ()) -> jax.Array:
-    """Feature matrices side by side, `[item_rows, f]`; () takes all."""
-    names = sorted(modalities or inputs.features)
-    return jnp.concatenate(
-        [inputs.features[name].values for name in names], axis=1
-    )

@@ -21,9 +21,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.errors import InputError
-from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.models.encoder import Encoded, Encoder, Projection
 from neggen_jax.models.lightgcn import propagate
-from neggen_jax.ops import wide
 from neggen_jax.ops.sparse import Graph, edge_weights, multiply, subset
 
 
@@ -121,5 +120,8 @@ class FREEDOM(Encoder):
                         lambda _, v=values: v, ("item", "feature")
                     ),
                 )
-            views[name] = (users, wide.Dense(self.dim, name=name)(values))
+            content = Projection(self.dim, name=name)((values,))
+            # Of features that learn, every row has a gradient.
+            learns = self.train_features
+            views[name] = (users, content.whole() if learns else content)
         return Encoded(users, items + similar, views)

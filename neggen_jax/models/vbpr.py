@@ -8,11 +8,9 @@ all modalities side by side in the place of the visual ones.
 from __future__ import annotations
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs
-from neggen_jax.models.encoder import Encoded, Encoder, concatenated
-from neggen_jax.ops import wide
+from neggen_jax.models.encoder import Encoded, Encoder, Projection
 
 
 class VBPR(Encoder):
@@ -33,10 +31,10 @@ class VBPR(Encoder):
         """Returns vectors of width `2 dim`: free half, content half."""
         users = self.user_table(dim=2 * self.dim)
         free = self.item_table()
-        content = wide.Dense(
-            self.dim,
-            kernel_init=nn.initializers.xavier_normal(),
-            name="projection",
-        )(concatenated(inputs, self.modalities))
-        items = jnp.concatenate([free, content], axis=1)
+        names = sorted(self.modalities or inputs.features)
+        features = tuple(inputs.features[name].values for name in names)
+        projection = Projection(
+            self.dim, nn.initializers.xavier_normal(), name="projection"
+        )
+        items = projection(features, free)
         return Encoded(users, items, {"ego": (users, items)})

@@ -9,6 +9,7 @@ differ by, and items are ranked by their embedding plus that effect.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +76,11 @@ class Counterfactual(Source):
         """
         if not inputs.counterfactuals.tables:
             return encoded
+        encoded = encoded.whole()
         rows = rewritten.rows(inputs.counterfactuals, {}, None)
         effect = self.causal(rows, encoded.items.shape[1])
-        items = self._with(encoded.items, effect.factual)
+        table: Any = encoded.items
+        items = self._with(table, effect.factual)
         return dataclasses.replace(encoded, items=items)
 
     def __call__(

@@ -1,7 +1,7 @@
 """Kernels in C++ for CPU, compiled where they are first used.
 
 XLA's own top-k on CPU runs on one thread and keeps a heap for every row; it
-took ten times what the scores take that it looks at. `native.cc` goes once
+takes seven times what the scores take that it looks at. `native.cc` goes once
 over each row on all threads. What it gives is the same to the last bit, so
 nothing depends on it: where there is no C++ compiler, XLA's is used.
 
