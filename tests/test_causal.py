@@ -40,18 +40,18 @@ def attended(params, tokens, there):
     if not there.any():
         return np.zeros(tokens.shape[1])
 
-    def map_in(name):
-        part = params[name]
-        return np.einsum("md,dhk->mhk", tokens, part["kernel"]) + part["bias"]
-
-    query, key, value = (map_in(n) for n in ("query", "key", "value"))
+    first, last = params["query_key_value"], params["out"]
+    mapped = tokens @ first["kernel"] + first["bias"]
+    query, key, value = (
+        part.reshape(len(tokens), HEADS, -1) for part in np.split(mapped, 3, 1)
+    )
     logits = np.einsum("qhk,mhk->hqm", query, key) / np.sqrt(query.shape[-1])
     logits[:, :, ~there] = -np.inf
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     mixed = np.einsum("hqm,mhk->qhk", weights, value)
-    out = np.einsum("qhk,hkd->qd", mixed, params["out"]["kernel"])
-    return (out + params["out"]["bias"])[there].mean(0)
+    out = mixed.reshape(len(tokens), -1) @ last["kernel"] + last["bias"]
+    return out[there].mean(0)
 
 
 def reference(params, rows, modalities=(), effect="difference"):
@@ -169,8 +169,10 @@ def test_modalities_attend_to_one_another():
     rows = make_rows(absent=False)
     module, params = make(rows)
     muted = jax.tree.map(lambda x: x, params)
-    muted["attention"]["query"] = jax.tree.map(
-        jnp.zeros_like, params["attention"]["query"]
+    # Queries alone: a third of the layer.
+    muted["attention"]["query_key_value"] = jax.tree.map(
+        lambda x: x.at[..., :DIM].set(0),
+        params["attention"]["query_key_value"],
     )
     got = module.apply({"params": params}, rows, DIM).factual
     flat = module.apply({"params": muted}, rows, DIM).factual

@@ -7,10 +7,14 @@ they were rewritten; the causal effect is what differs between the two.
 
 from __future__ import annotations
 
+import functools
+import math
+
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from neggen_jax.data.rewritten import Rewritten
 from neggen_jax.errors import InputError
@@ -74,9 +78,7 @@ class CausalEffect(nn.Module):
                 expected=f"one of {', '.join(EFFECTS)}",
                 found=self.effect,
             )
-        attention = nn.MultiHeadDotProductAttention(
-            num_heads=self.heads, qkv_features=dim, name="attention"
-        )
+        attention = Attention(self.heads, name="attention")
         inner = nn.Dense(dim, name="project_in")
         outer = nn.Dense(dim, name="project_out")
 
@@ -99,10 +101,11 @@ class CausalEffect(nn.Module):
             described.append(row.described)
             changed.append(here)
         there = jnp.stack(described, axis=-1)
-        fact = _fused(attention, jnp.stack(tokens, axis=-2), there)
-        counter = _fused(
-            attention, jnp.stack(rewritten, axis=-2), there[:, None]
-        )
+        # The item as it is stands beside its counterfactuals.
+        own, others = (jnp.stack(x, axis=-2) for x in (tokens, rewritten))
+        every = jnp.concatenate([own[:, None], others], axis=1)
+        mixed = attention(every, there[:, None])
+        fact, counter = mixed[:, 0], mixed[:, 1:]
         present = jnp.any(jnp.stack(changed), axis=0)
         if self.effect == "content":
             known = jnp.any(there, axis=-1)
@@ -115,10 +118,53 @@ class CausalEffect(nn.Module):
         return Effect(own, known, project(counter), present)
 
 
-def _fused(
-    attention: nn.Module, tokens: jax.Array, there: jax.Array
-) -> jax.Array:
-    """Mean over modalities `[..., m, d]` of what they attend to."""
-    mixed = attention(tokens, mask=there[..., None, None, :])
-    weights = there / jnp.maximum(there.sum(-1, keepdims=True), 1)
-    return jnp.einsum("...md,...m->...d", mixed, weights)
+class Attention(nn.Module):
+    """What a few tokens attend to, averaged over those that are there.
+
+    Multi-head scaled dot-product attention (Vaswani et al., 2017). As it is
+    usually computed, these are very many products of tiny matrices, over
+    which CPUs take several times as long: here all entries of a pair of
+    tokens are multiplied, and added up head by head.
+
+    Attributes:
+      heads: h; they divide the width of tokens.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, there: jax.Array) -> jax.Array:
+        """Attends.
+
+        Args:
+          tokens: `[..., m, d]`.
+          there: bool, broadcasts to `[..., m]`: which are.
+
+        Returns:
+          `[..., d]`; zeros where none is.
+        """
+        dim = tokens.shape[-1]
+        width = dim // self.heads
+        mapped = wide.Dense(3 * dim, name="query_key_value")(tokens)
+        query, key, value = jnp.split(mapped, 3, axis=-1)
+        # Which entries are of which head, `[d, h]`.
+        parts = np.repeat(np.eye(self.heads, dtype=tokens.dtype), width, axis=0)
+        parts_of = [slice(n, n + 1) for n in range(tokens.shape[-2])]
+        scores = []
+        for one in parts_of:
+            score = (query * key[..., one, :]) @ parts / math.sqrt(width)
+            known = there[..., one, None]
+            scores.append(jnp.where(known, score, jnp.finfo(score.dtype).min))
+        most = jax.lax.stop_gradient(functools.reduce(jnp.maximum, scores))
+        powers = [jnp.exp(score - most) for score in scores]
+        total = functools.reduce(jnp.add, powers)
+        mixed = jnp.zeros(())
+        for one, power in zip(parts_of, powers, strict=True):
+            mixed += (power / total) @ parts.T * value[..., one, :]
+        weights = there / jnp.maximum(there.sum(-1, keepdims=True), 1)
+        # The mean before the last layer, which is linear, is that after it.
+        mean = jnp.zeros(())
+        for one in parts_of:
+            mean += mixed[..., one, :] * weights[..., one, None]
+        out = wide.Dense(dim, name="out")(mean[..., 0, :])
+        return jnp.where(there.any(-1, keepdims=True), out, 0)
