@@ -78,44 +78,40 @@ class CausalEffect(nn.Module):
                 expected=f"one of {', '.join(EFFECTS)}",
                 found=self.effect,
             )
-        attention = Attention(self.heads, name="attention")
-        inner = nn.Dense(dim, name="project_in")
-        outer = nn.Dense(dim, name="project_out")
+        inner = wide.Dense(dim, name="project_in")
+        outer = wide.Dense(dim, name="project_out")
 
         def project(x: jax.Array) -> jax.Array:
             return outer(nn.relu(inner(x)))
 
-        tokens, rewritten, described, changed = [], [], [], []
+        tokens, described, changed = [], [], []
         for name, row in sorted(rows.items()):
             embed = wide.Dense(dim, name=f"embed_{name}")
-            factual = embed(row.factual)
+            factual = embed(row.factual)[:, None]
             here = row.present & row.described[:, None]
             if self.modalities and name not in self.modalities:
                 here = jnp.zeros_like(here)
+            # A modality that was not rewritten is as it was.
             other = embed(row.counterfactual)
-            tokens.append(factual)
-            rewritten.append(
-                # A modality that was not rewritten is as it was.
-                jnp.where(here[..., None], other, factual[:, None])
-            )
+            other = jnp.where(here[..., None], other, factual)
+            # The item as it is stands beside its counterfactuals.
+            tokens.append(jnp.concatenate([factual, other], axis=1))
             described.append(row.described)
             changed.append(here)
-        there = jnp.stack(described, axis=-1)
-        # The item as it is stands beside its counterfactuals.
-        own, others = (jnp.stack(x, axis=-2) for x in (tokens, rewritten))
-        every = jnp.concatenate([own[:, None], others], axis=1)
-        mixed = attention(every, there[:, None])
-        fact, counter = mixed[:, 0], mixed[:, 1:]
+        attention = Attention(self.heads, name="attention")
+        there = jnp.stack(described)
+        mixed = attention(jnp.stack(tokens), there[..., None])
         present = jnp.any(jnp.stack(changed), axis=0)
         if self.effect == "content":
-            known = jnp.any(there, axis=-1)
-            own = jnp.where(known[:, None], project(fact), 0.0)
-        else:
-            known = jnp.any(present, axis=1)
-            weights = present / jnp.maximum(present.sum(1, keepdims=True), 1)
-            effects = project(fact[:, None] - counter)
-            own = jnp.einsum("nkd,nk->nd", effects, weights)
-        return Effect(own, known, project(counter), present)
+            known = jnp.any(there, axis=0)
+            every = project(mixed)
+            own = jnp.where(known[:, None], every[:, 0], 0.0)
+            return Effect(own, known, every[:, 1:], present)
+        known = jnp.any(present, axis=1)
+        weights = present / jnp.maximum(present.sum(1, keepdims=True), 1)
+        effects = project(mixed[:, :1] - mixed[:, 1:])
+        own = jnp.einsum("nkd,nk->nd", effects, weights)
+        return Effect(own, known, project(mixed[:, 1:]), present)
 
 
 class Attention(nn.Module):
@@ -137,8 +133,8 @@ class Attention(nn.Module):
         """Attends.
 
         Args:
-          tokens: `[..., m, d]`.
-          there: bool, broadcasts to `[..., m]`: which are.
+          tokens: `[m, ..., d]`.
+          there: bool, broadcasts to `[m, ...]`: which are.
 
         Returns:
           `[..., d]`; zeros where none is.
@@ -149,22 +145,19 @@ class Attention(nn.Module):
         query, key, value = jnp.split(mapped, 3, axis=-1)
         # Which entries are of which head, `[d, h]`.
         parts = np.repeat(np.eye(self.heads, dtype=tokens.dtype), width, axis=0)
-        parts_of = [slice(n, n + 1) for n in range(tokens.shape[-2])]
-        scores = []
-        for one in parts_of:
-            score = (query * key[..., one, :]) @ parts / math.sqrt(width)
-            known = there[..., one, None]
-            scores.append(jnp.where(known, score, jnp.finfo(score.dtype).min))
-        most = jax.lax.stop_gradient(functools.reduce(jnp.maximum, scores))
-        powers = [jnp.exp(score - most) for score in scores]
-        total = functools.reduce(jnp.add, powers)
-        mixed = jnp.zeros(())
-        for one, power in zip(parts_of, powers, strict=True):
-            mixed += (power / total) @ parts.T * value[..., one, :]
-        weights = there / jnp.maximum(there.sum(-1, keepdims=True), 1)
-        # The mean before the last layer, which is linear, is that after it.
+        shares = there / jnp.maximum(there.sum(0), 1)
         mean = jnp.zeros(())
-        for one in parts_of:
-            mean += mixed[..., one, :] * weights[..., one, None]
-        out = wide.Dense(dim, name="out")(mean[..., 0, :])
-        return jnp.where(there.any(-1, keepdims=True), out, 0)
+        for asking, share in zip(query, shares, strict=True):
+            scores = []
+            for asked, known in zip(key, there, strict=True):
+                score = (asking * asked) @ parts / math.sqrt(width)
+                least = jnp.finfo(score.dtype).min
+                scores.append(jnp.where(known[..., None], score, least))
+            most = jax.lax.stop_gradient(functools.reduce(jnp.maximum, scores))
+            powers = [jnp.exp(score - most) for score in scores]
+            # The mean before the last layer, which is linear, is that after.
+            scale = share[..., None] / functools.reduce(jnp.add, powers)
+            for power, told in zip(powers, value, strict=True):
+                mean += (power * scale) @ parts.T * told
+        out = wide.Dense(dim, name="out")(mean)
+        return jnp.where(there.any(0)[..., None], out, 0)
