@@ -342,7 +342,12 @@ def test_levels_are_drawn_together_as_each_alone(names, target):
     levels = ladder("ladder", names, scales)
     process = Process(25, "cosine", target, 3.0)
     reverse, key = process.reverse(3, 0.0), jax.random.key(7)
-    got = generate(denoiser, variables, reverse, levels, 2, rows, key)
+    told = denoiser.apply(
+        variables, rows.users, rows.features, method="conditions"
+    )
+    got = generate(
+        denoiser, variables, reverse, levels, 2, told, rows.present, key
+    )
     assert got.shape == (2 * len(levels), ROWS, DIM)
 
     x = beginning(reverse, got.shape, key)
@@ -509,11 +514,23 @@ class Toy:
         values = np.repeat(ALL, count, axis=0)
         rows = toy_rows(values, jnp.zeros((len(values), 4)))
         reverse = self.process.reverse(steps, 1.0)
-        draw = jax.jit(
-            lambda variables, key: generate(
-                self.denoiser, variables, reverse, levels, 1, rows, key
+
+        @jax.jit
+        def draw(variables, key):
+            told = self.denoiser.apply(
+                variables, rows.users, rows.features, method="conditions"
             )
-        )
+            return generate(
+                self.denoiser,
+                variables,
+                reverse,
+                levels,
+                1,
+                told,
+                rows.present,
+                key,
+            )
+
         drawn = np.asarray(draw(self.variables, jax.random.key(2)))
         means = drawn.reshape(3, 18, count, 4).mean(axis=2)
         return list(zip(levels, means, strict=True)), scales

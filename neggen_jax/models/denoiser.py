@@ -34,6 +34,11 @@ class Conditions:
     sides: dict[str, jax.Array]
     nulls: dict[str, jax.Array]
 
+    def every(self, n: int) -> Conditions:
+        """Of every n-th row."""
+        user, sides = jax.tree.map(lambda x: x[::n], (self.user, self.sides))
+        return Conditions(user, sides, self.nulls)
+
     def drive(self, keep: dict[str, jax.Array]) -> jax.Array:
         """All conditions together.
 

@@ -24,7 +24,7 @@ from flax.core import FrozenDict
 
 from neggen_jax.data import rewritten
 from neggen_jax.data.inputs import Inputs, Needs
-from neggen_jax.models.denoiser import Denoiser
+from neggen_jax.models.denoiser import Conditions, Denoiser
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import hardness
 from neggen_jax.negatives.bank import Bank
@@ -151,7 +151,13 @@ class Diffusion(Source):
         process = Process(self.timesteps, self.noise, self.target, self.clip)
         dim = encoded.items.shape[1]
         denoiser = Denoiser(dim, names, self.timesteps, self.hidden)
-        loss, metrics = self._learn(denoiser, process, rows, learn_key)
+        conditions = denoiser.conditions(rows.users, rows.features)
+        loss, metrics = self._learn(
+            denoiser, process, rows, conditions, learn_key
+        )
+        if told is not rows:
+            conditions = denoiser.conditions(told.users, told.features)
+        conditions = jax.lax.stop_gradient(conditions)
 
         ramp = Ramp(self.start, self.rate, self.unit)
         count = ramp.admitted(clock, self.samples, most)
@@ -162,11 +168,12 @@ class Diffusion(Source):
         )
         if self.bank:
             bank = Bank(len(encoded.users), most, dim)
-            some = jax.tree.map(lambda x: x[:: self.bank], told)
-            bank.write(batch["users"][:: self.bank], draw(some), drawn)
+            some = {k: x[:: self.bank] for k, x in told.present.items()}
+            new = draw(conditions.every(self.bank), some)
+            bank.write(batch["users"][:: self.bank], new, drawn)
             vectors, valid = bank.read(batch["users"])
         else:
-            vectors, valid = draw(told), drawn
+            vectors, valid = draw(conditions, told.present), drawn
         weights = self._weights(count, valid, len(rows.users), most, pick_key)
         vectors *= scale
 
@@ -238,7 +245,12 @@ class Diffusion(Source):
         return rows, told
 
     def _learn(
-        self, denoiser: Denoiser, process: Process, rows: Rows, key: jax.Array
+        self,
+        denoiser: Denoiser,
+        process: Process,
+        rows: Rows,
+        conditions: Conditions,
+        key: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The generator's loss, and its value by part of the process."""
         time_key, noise_key, drop_key = jax.random.split(key, 3)
@@ -247,7 +259,6 @@ class Diffusion(Source):
         )
         noise = jax.random.normal(noise_key, rows.items.shape)
         noisy = process.noised(rows.items, times, noise)
-        conditions = denoiser.conditions(rows.users, rows.features)
         drive = conditions.drive(dropped(drop_key, rows.present, self.drop))
         output = denoiser(noisy, denoiser.times()[times], (drive,))
         off = distance(
@@ -269,25 +280,28 @@ class Diffusion(Source):
         levels: tuple[Level, ...],
         count: jax.Array,
         key: jax.Array,
-        rows: Rows,
+        conditions: Conditions,
+        present: dict[str, jax.Array],
     ) -> jax.Array:
         """Negatives `[B, Q, d]` of all levels that the first `count` touch."""
         pure, variables = denoiser.unbind()
         variables = jax.lax.stop_gradient(variables)
         reverse = process.reverse(self.steps or self.timesteps, self.eta)
         most = len(levels) * self.samples
+        shape = most, len(conditions.user), denoiser.dim
 
         def some(several: int) -> jax.Array:
             """Draws those of the first levels."""
             if not several:
-                return jnp.zeros((most, *rows.items.shape))
+                return jnp.zeros(shape)
             drawn = generate(
                 pure,
                 variables,
                 reverse,
                 levels[:several],
                 self.samples,
-                rows,
+                conditions,
+                present,
                 key,
             )
             return jnp.pad(drawn, ((0, most - len(drawn)), (0, 0), (0, 0)))
@@ -351,7 +365,8 @@ def generate(
     reverse: Reverse,
     levels: tuple[Level, ...],
     samples: int,
-    rows: Rows,
+    conditions: Conditions,
+    present: dict[str, jax.Array],
     key: jax.Array,
 ) -> jax.Array:
     """Draws x_0 on several levels at once, with guidance.
@@ -362,20 +377,18 @@ def generate(
       reverse: the way back.
       levels: what each is conditioned on.
       samples: how many are drawn of each level.
-      rows: what to condition on.
+      conditions: by the same denoiser, of B rows.
+      present: modality -> bool `[B]`, whether there is anything to be told.
       key: of the draw.
 
     Returns:
       `[len(levels) * samples, B, d]`, level by level.
     """
-    conditions: Any = denoiser.apply(
-        variables, rows.users, rows.features, method="conditions"
-    )
     times: Any = denoiser.apply(variables, method="times")
     # Once for a batch: every step and level reads the same ones.
     drives = {
         kept: conditions.drive(
-            {n: there & (n in kept) for n, there in rows.present.items()}
+            {n: there & (n in kept) for n, there in present.items()}
         )
         for level in levels
         for kept, _ in level.branches
@@ -398,7 +411,7 @@ def generate(
             )
         return jnp.concatenate(parts)
 
-    shape = len(levels) * samples, *rows.items.shape
+    shape = len(levels) * samples, len(conditions.user), denoiser.dim
     return reverse.sample(denoise, shape, key)
 
 
