@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from neggen_jax.ops import native
 
@@ -64,6 +65,29 @@ def test_rows_in_order_and_against_it():
 @needs_compiler
 def test_no_rows():
     same(np.zeros((0, 40)), 3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("d", [1, 7, 16, 64, 100, 128])
+def test_products_are_as_xla_has_them(d, monkeypatch):
+    rng = np.random.default_rng(d)
+    degrees = rng.integers(0, 9, 700)
+    degrees[[0, 5, 699]] = 0, 500, 0
+    starts = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int32)
+    # With padding past the last row.
+    columns = rng.integers(0, 90, starts[-1] + 13).astype(np.int32)
+    weights = rng.normal(size=columns.size).astype(np.float32)
+    x = rng.normal(size=(90, d)).astype(np.float32)
+    ours = jax.jit(native.multiply)(starts, columns, weights, x)
+    real = slice(0, starts[-1])
+    entries = weights[real].astype(np.float64), columns[real], starts
+    matrix = sparse.csr_array(entries, shape=(700, 90))
+    np.testing.assert_allclose(ours, matrix @ x, rtol=0, atol=1e-4)
+    monkeypatch.setattr(native, "available", lambda: False)
+    theirs = jax.jit(lambda *a: native.multiply(*a))(
+        starts, columns, weights, x
+    )
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_without_a_compiler_xla_ranks_and_it_is_said(tmp_path):

@@ -16,8 +16,8 @@ All of this runs on one device, inside `shard_map`. There are three exchanges:
   to send. All pairs of devices are padded to the one that needs most: where
   columns follow popularity they are to be dealt, as for the ring.
 
-On CPU the product of "gather" is XLA's native CSR kernel (through BCSR); all
-others are segment sums over sorted rows.
+On CPU the product of "gather" is a native kernel (`ops/native.py`); all others
+are segment sums over sorted rows.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from neggen_jax.ops import native
 from neggen_jax.ops.layout import Rows
 
 # A mesh axis, or several.
@@ -66,15 +66,10 @@ def product(rows: Rows, x: jax.Array, axis: Axis) -> jax.Array:
 
 
 def _native_product(rows: Rows, x: jax.Array) -> jax.Array:
-    entries: Any = (rows.weights, rows.columns, rows.indptr)
-    matrix = jsparse.BCSR(
-        entries,
-        shape=(rows.height, x.shape[0]),
-        indices_sorted=True,
-        unique_indices=True,
-    )
-    # The native kernel knows float32 alone.
-    return (matrix @ x.astype(jnp.float32)).astype(x.dtype)
+    # The kernel knows float32 alone.
+    x32: Any = x.astype(jnp.float32)
+    parts: Any = (rows.indptr, rows.columns, rows.weights, x32)
+    return native.multiply(*parts).astype(x.dtype)
 
 
 def _segment_product(rows: Rows, x: jax.Array) -> jax.Array:
