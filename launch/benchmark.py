@@ -8,6 +8,12 @@ time and peak memory of the whole process; `--output=FILE` keeps them as JSON.
 `--mmrec=DIR`, a clone of MMRec, times its nearest models first, in the Python
 that `--mmrec_python` names, and prints how many times ours they take.
 `--beside=FILE` does so with timings of any program that were kept as JSON.
+
+    python launch/benchmark.py --size=baby --kernels=docs/kernels.json
+
+times single kernels instead, turn by turn with NumPy and SciPy, tells which
+share of what the machine can do they reach, and fails if one of them has
+fallen behind the ratio that the file has; `--accept` writes what is measured.
 """
 
 import json
@@ -33,6 +39,11 @@ _EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs that medians are over.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 _BESIDE = flags.DEFINE_string("beside", None, "Another program's JSON file.")
 _MMREC = flags.DEFINE_string("mmrec", None, "A clone of MMRec, to be timed.")
+_KERNELS = flags.DEFINE_string(
+    "kernels", None, "Accepted ratios of kernels to their references."
+)
+_ACCEPT = flags.DEFINE_bool("accept", False, "Write these ratios.")
+_TURNS = flags.DEFINE_integer("turns", 11, "Times that kernels are timed.")
 _PYTHON = flags.DEFINE_string("mmrec_python", "python3", "Its Python.")
 
 
@@ -56,6 +67,9 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = pathlib.Path(scratch) / size
         benchmark.write(size, data)
+        if _KERNELS.value:
+            _time_kernels(size, data)
+            return
         if _MMREC.value:
             from neggen_jax import mmrec
             from neggen_jax.data import store
@@ -73,6 +87,29 @@ def main(argv: list[str]) -> None:
             keep()
     title = f"{size}, medians over {epochs} epochs"
     Console().print(benchmark.table(rows, title, beside))
+
+
+def _time_kernels(size: str, data: pathlib.Path) -> None:
+    from neggen_jax import kernels
+    from neggen_jax.data import store
+    from neggen_jax.errors import InputError
+
+    path, accepted = _KERNELS.value, {}
+    if not _ACCEPT.value:
+        accepted = kernels.read_accepted(path, size)
+    timings = kernels.measure(kernels.make(store.load(data)), _TURNS.value)
+    Console().print(kernels.table(timings, accepted, f"kernels, {size}"))
+    if _ACCEPT.value:
+        kernels.accept(path, size, timings)
+    for name, (ratio, before) in kernels.fallen(timings, accepted).items():
+        raise InputError(
+            f"The kernel {name!r} has become slower.",
+            where=path,
+            expected=f"{before:.1f} times as fast as its reference, "
+            f"or at least {kernels.KEEPS * before:.1f}",
+            found=f"{ratio:.1f} times",
+            fix="look at what has changed; or, if it is to be, --accept it",
+        )
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ SIZES = {
 COLUMNS = (
     ("examples_per_second", "examples/s", ",.0f"),
     ("seconds_per_epoch", "s/epoch", ".3f"),
+    ("input_share", "input", ".1%"),
     ("evaluation_seconds", "evaluation s", ".3f"),
     ("compile_seconds", "compile s", ".2f"),
     ("peak_memory_mib", "peak MiB", ",.0f"),

@@ -87,9 +87,7 @@ def _train_and_evaluate(
             state, saved = checkpoints.restore(abstract)
             preemption.saved = int(state.step)
             # Timings are those of the process that reports them.
-            progress = Meta(
-                **saved | {"epoch_seconds": [], "evaluation_seconds": []}
-            )
+            progress = Meta(**saved | Meta.timings())
         elif config.train.start_from:
             state = warm(run, state)
         if not progress.over(config.train):
@@ -142,6 +140,8 @@ class Meta:
         batches included; without compilation, evaluation and checkpoints
         (which are still being written while the next epoch trains). Epochs
         that another process began are left out.
+      input_seconds: of these, how long the next batches were waited for, at
+        most: the devices may have been busy meanwhile.
       evaluation_seconds: time of each evaluation, the first one of a process
         (which compiles) left out.
       compile_seconds: of the training program, in the last process.
@@ -152,8 +152,15 @@ class Meta:
     best_step: int | None = None
     worse: int = 0
     epoch_seconds: list[float] = dataclasses.field(default_factory=list)
+    input_seconds: list[float] = dataclasses.field(default_factory=list)
     evaluation_seconds: list[float] = dataclasses.field(default_factory=list)
     compile_seconds: float = 0.0
+
+    @staticmethod
+    def timings() -> dict[str, list[float]]:
+        """Those of a process that has just begun."""
+        names = "epoch_seconds", "input_seconds", "evaluation_seconds"
+        return {name: [] for name in names}
 
     def note(self, value: float, step: int) -> None:
         """Takes an evaluation into account."""
@@ -244,10 +251,13 @@ class Trainer:
         started = time.perf_counter()
         prepared = self._prepare(self.run.inputs, epoch)
         waiting: list[Report] = []
+        waited = 0.0
         for count in counts:
             if self.preemption.told():
                 break
+            asked = time.perf_counter()
             stack = next(self._feed)
+            waited += time.perf_counter() - asked
             # From here on nothing crosses between host and devices unless it
             # is said so.
             with jax.transfer_guard("disallow"):
@@ -266,6 +276,7 @@ class Trainer:
             raise Stopped
         if whole:
             meta.epoch_seconds.append(time.perf_counter() - started)
+            meta.input_seconds.append(waited)
 
     def _compile(self, epoch: jax.Array, meta: Meta) -> None:
         """Compiles what trains: an epoch's preparation, and a dispatch."""
@@ -385,6 +396,7 @@ def _results(
     without = balance.measure(run, state, heed=preemption.heed)
     splits["test"] |= balance.drops(splits["test"][metric], without)
     seconds = _median(meta.epoch_seconds)
+    waited = _median(meta.input_seconds)
     examples = run.stream.schedule.steps_per_epoch * run.stream.batch_size
     step = int(state.step)
     return {
@@ -406,6 +418,7 @@ def _results(
         "timing": {
             "seconds_per_epoch": seconds,
             "examples_per_second": examples / seconds if seconds else None,
+            "input_share": waited / seconds if waited and seconds else None,
             "evaluation_seconds": _median(meta.evaluation_seconds),
             "compile_seconds": meta.compile_seconds,
             "peak_memory_mib": _peak_memory(),

@@ -1,0 +1,98 @@
+"""Kernels and their references do the same, and what is slower is told."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_catalog
+from test_cli import call
+
+from neggen_jax import kernels
+from neggen_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def made():
+    return kernels.make(make_catalog())
+
+
+def test_all_that_has_features_is_timed(made):
+    assert set(made) == {"propagation", "ranking", "projection"}
+
+
+def test_layers_are_those_of_the_reference(made):
+    ours, theirs = made["propagation"].ours(), made["propagation"].reference()
+    np.testing.assert_allclose(ours[: len(theirs)], theirs, rtol=0, atol=1e-5)
+
+
+def test_lists_are_those_of_the_reference(made):
+    ranked, blocks = made["ranking"].ours(), made["ranking"].reference()
+    lists, hits = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    # Items that are not to be ranked stand in any order at the end.
+    real = ranked.lists >= 0
+    np.testing.assert_array_equal(ranked.lists[real], lists[real])
+    np.testing.assert_array_equal(ranked.hits[real], hits[real])
+
+
+def test_projections_are_those_of_the_reference(made):
+    out, (gradient,) = made["projection"].ours()
+    expected = made["projection"].reference()
+    for one, other in zip((out, gradient), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-3)
+
+
+def test_floors_are_below(made):
+    timings = kernels.measure({"ranking": made["ranking"]}, 1)
+    timing = timings["ranking"]
+    assert 0 < timing.floor < timing.seconds
+    assert timing.share == timing.floor / timing.seconds
+    assert timing.ratio == timing.reference / timing.seconds
+
+
+def some_timing(ratio):
+    return kernels.Timing(1.0, ratio, ratio, 0.5, "bytes")
+
+
+def test_only_what_has_fallen_far_is_told():
+    timings = {
+        "a": some_timing(2.2),
+        "b": some_timing(2.0),
+        "new": some_timing(1),
+    }
+    assert kernels.fallen(timings, {"a": 3.0, "b": 3.0}) == {"b": (2.0, 3.0)}
+
+
+def test_ratios_of_other_sizes_stay(tmp_path):
+    path = tmp_path / "kernels.json"
+    kernels.accept(path, "baby", {"a": some_timing(1.234)})
+    kernels.accept(path, "demo", {"a": some_timing(2)})
+    kernels.accept(path, "demo", {"a": some_timing(3)})
+    assert json.loads(path.read_text()) == {
+        "baby": {"a": 1.23},
+        "demo": {"a": 3},
+    }
+    assert kernels.read_accepted(path, "baby") == {"a": 1.23}
+    assert kernels.read_accepted(path, "sports") == {}
+
+
+@pytest.mark.parametrize("text", [None, "[]", "{", '{"demo": {"a": "fast"}}'])
+def test_a_bad_file_is_told(tmp_path, text):
+    path = tmp_path / "kernels.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match="accepted ratios"):
+        kernels.read_accepted(path, "demo")
+
+
+def test_a_slower_kernel_fails_the_benchmark(tmp_path):
+    path = tmp_path / "kernels.json"
+    asked = "benchmark", "--size=demo", f"--kernels={path}", "--turns=1"
+    done = call(*asked, "--accept")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(path.read_text())
+    said["demo"]["ranking"] *= 1000
+    path.write_text(json.dumps(said))
+    done = call(*asked)
+    assert done.returncode == 2
+    assert "The kernel 'ranking' has become slower." in done.stderr
+    assert "--accept" in done.stderr
