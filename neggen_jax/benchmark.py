@@ -43,6 +43,7 @@ COLUMNS = (
     ("compile_seconds", "compile s", ".2f"),
     ("peak_memory_mib", "peak MiB", ",.0f"),
 )
+_QUALITY = "valid/recall@20"
 # Of another program's over ours.
 RATIOS = (
     ("seconds_per_epoch", "epoch x"),
@@ -80,7 +81,8 @@ def measure(spec: str, directory: Path, epochs: int) -> dict[str, Any]:
       epochs: to train; evaluations are timed from the second on.
 
     Returns:
-      The "timing" of `results.json`, with "parameters" and "devices".
+      The "timing" of `results.json`, with "parameters" and "devices", and
+      "valid", recall@20 after each epoch.
 
     Raises:
       InputError: whatever the experiment raises.
@@ -118,9 +120,11 @@ def _train(config: dict[str, Any]) -> dict[str, Any]:
         results = train_and_evaluate(
             ml_collections.ConfigDict(config), workdir, catalog
         )
-    return {key: results[key] for key in ("parameters", "devices")} | results[
-        "timing"
-    ]
+        written = Path(workdir, "metrics.jsonl").read_text().splitlines()
+    lines = map(json.loads, written)
+    valid = [line[_QUALITY] for line in lines if _QUALITY in line]
+    kept = {key: results[key] for key in ("parameters", "devices")}
+    return kept | results["timing"] | {"valid": valid}
 
 
 def _rewritten(catalog: Catalog) -> Catalog:
@@ -174,6 +178,29 @@ def read_beside(path: str, size: str) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def quality_ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> float | None:
+    """How many times our time theirs takes to the same recall@20 on valid.
+
+    To the highest that both have reached; evaluations count too.
+
+    Args:
+      ours: from `measure`.
+      theirs: alike.
+
+    Returns:
+      None if one of them does not say what it reached.
+    """
+    each = []
+    if not ours.get("valid") or not theirs.get("valid"):
+        return None
+    goal = min(max(ours["valid"]), max(theirs["valid"]))
+    for row in (theirs, ours):
+        epochs = 1 + next(n for n, v in enumerate(row["valid"]) if v >= goal)
+        seconds = row["seconds_per_epoch"] + row["evaluation_seconds"]
+        each.append(epochs * seconds)
+    return each[0] / each[1]
+
+
 def table(
     rows: dict[str, dict[str, Any]],
     title: str,
@@ -193,16 +220,20 @@ def table(
     out.add_column("experiment", overflow="fold")
     for _, label, _ in COLUMNS:
         out.add_column(label, justify="right")
-    for _, label in RATIOS if beside else ():
-        out.add_column(label, justify="right")
+    for label in [label for _, label in RATIOS] + ["quality x"]:
+        if beside:
+            out.add_column(label, justify="right")
     for name, row in rows.items():
         cells = [
             "-" if row[key] is None else format(row[key], form)
             for key, _, form in COLUMNS
         ]
-        for key, _ in RATIOS if beside else ():
-            other = beside.get(name, {}).get(key) if beside else None
-            known = other is not None and row[key]
-            cells.append(format(other / row[key], ".1f") if known else "-")
+        theirs = (beside or {}).get(name, {})
+        ratios = [
+            theirs[key] / row[key] if theirs.get(key) and row[key] else None
+            for key, _ in RATIOS
+        ] + [quality_ratio(row, theirs)]
+        if beside:
+            cells += ["-" if x is None else format(x, ".1f") for x in ratios]
         out.add_row(name.removeprefix("configs/").replace(".py", ""), *cells)
     return out

@@ -83,7 +83,8 @@ def measure(
 
     Returns:
       "seconds_per_epoch" and "evaluation_seconds", medians; the numbers that
-      they are of; "peak_memory_mib" and "threads".
+      they are of; "valid", recall@20 after each epoch; "peak_memory_mib" and
+      "threads".
 
     Raises:
       InputError: for an experiment that it has no model for, a toolbox that
@@ -118,6 +119,7 @@ def measure(
             "field_separator": "\t",
             "epochs": epochs,
             "stopping_step": epochs,
+            "valid_metric": "Recall@20",
             "seed": [0],
             **single,
         }
@@ -155,11 +157,13 @@ def read_log(text: str) -> dict[str, Any]:
     )
     if len(trained) < 2 or len(evaluated) < 2:
         raise ValueError("there are fewer than two epochs in its log")
+    scores = re.findall(r"epoch \d+ evaluating .*valid_score: ([\d.]+)", text)
     peak = re.search(r"^peak (\d+)", text, re.MULTILINE)
     threads = re.search(r"^threads (\d+)", text, re.MULTILINE)
     return {
         "seconds_per_epoch": statistics.median(trained[1:]),
         "evaluation_seconds": statistics.median(evaluated[1:]),
+        "valid": [float(score) for score in scores],
         "epochs": trained,
         "evaluations": evaluated,
         "peak_memory_mib": int(peak[1]) / 1024 if peak else None,

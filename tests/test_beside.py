@@ -59,6 +59,7 @@ def test_a_log_is_read():
     assert said["seconds_per_epoch"] == 2
     assert said["evaluation_seconds"] == 3.5
     assert said["epochs"] == [9.12, 1.5, 2.5]
+    assert said["valid"] == [0.01, 0.02, 0.02]
     assert said["peak_memory_mib"] == 2
     assert said["threads"] == 2
     with pytest.raises(ValueError, match="fewer than two epochs"):
@@ -101,13 +102,29 @@ def test_a_toolbox_is_run_on_our_data(tmp_path, monkeypatch):
         measure(2, spec="configs/gdnsm.py:mci")
 
 
+def test_time_to_equal_quality():
+    def row(seconds, valid):
+        return {
+            "seconds_per_epoch": seconds,
+            "evaluation_seconds": 1.0,
+            "valid": valid,
+        }
+
+    ours, theirs = row(1.0, [0.1, 0.3, 0.5]), row(3.0, [0.05, 0.1, 0.3, 0.2])
+    # Both reach .3: ours after two epochs of 2 s, theirs after three of 4 s.
+    assert benchmark.quality_ratio(ours, theirs) == 3
+    assert benchmark.quality_ratio(theirs, ours) == 1 / 3
+    assert benchmark.quality_ratio(ours, {}) is None
+
+
 def test_timings_beside_ours(tmp_path):
     path = tmp_path / "other.json"
     path.write_text('{"size": "baby", "rows": {"a": {"seconds_per_epoch": 3}}}')
     beside = benchmark.read_beside(str(path), "baby")
     ours = {key: 1.5 for key, _, _ in benchmark.COLUMNS}
     table = benchmark.table({"a": ours, "b": ours}, "title", beside)
-    epoch, evaluation, _ = table.columns[-3:]
+    epoch, evaluation, _, quality = table.columns[-4:]
+    assert list(quality.cells) == ["-", "-"]
     assert list(epoch.cells) == ["2.0", "-"]
     assert list(evaluation.cells) == ["-", "-"]
     with pytest.raises(InputError, match="another size"):
