@@ -44,6 +44,7 @@ COLUMNS = (
     ("peak_memory_mib", "peak MiB", ",.0f"),
 )
 _QUALITY = "valid/recall@20"
+_TO_QUALITY = "valid", "seconds_per_epoch", "evaluation_seconds"
 # Of another program's over ours.
 RATIOS = (
     ("seconds_per_epoch", "epoch x"),
@@ -82,7 +83,7 @@ def measure(spec: str, directory: Path, epochs: int) -> dict[str, Any]:
 
     Returns:
       The "timing" of `results.json`, with "parameters" and "devices", and
-      "valid", recall@20 after each epoch.
+      "valid", pairs of an epoch and recall@20 after it.
 
     Raises:
       InputError: whatever the experiment raises.
@@ -122,7 +123,9 @@ def _train(config: dict[str, Any]) -> dict[str, Any]:
         )
         written = Path(workdir, "metrics.jsonl").read_text().splitlines()
     lines = map(json.loads, written)
-    valid = [line[_QUALITY] for line in lines if _QUALITY in line]
+    valid = [
+        [line["epoch"], line[_QUALITY]] for line in lines if _QUALITY in line
+    ]
     kept = {key: results[key] for key in ("parameters", "devices")}
     return kept | results["timing"] | {"valid": valid}
 
@@ -190,14 +193,19 @@ def quality_ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> float | None:
     Returns:
       None if one of them does not say what it reached.
     """
-    each = []
-    if not ours.get("valid") or not theirs.get("valid"):
+    if not all(row.get(key) for row in (ours, theirs) for key in _TO_QUALITY):
         return None
-    goal = min(max(ours["valid"]), max(theirs["valid"]))
+    tops = [max(value for _, value in row["valid"]) for row in (ours, theirs)]
+    each = []
     for row in (theirs, ours):
-        epochs = 1 + next(n for n, v in enumerate(row["valid"]) if v >= goal)
-        seconds = row["seconds_per_epoch"] + row["evaluation_seconds"]
-        each.append(epochs * seconds)
+        evaluated = [epoch for epoch, value in row["valid"]]
+        done = next(
+            n for n, (_, v) in enumerate(row["valid"]) if v >= min(tops)
+        )
+        each.append(
+            evaluated[done] * row["seconds_per_epoch"]
+            + (done + 1) * row["evaluation_seconds"]
+        )
     return each[0] / each[1]
 
 

@@ -26,7 +26,8 @@ def base() -> ConfigDict:
     config.data = ConfigDict()
     # A dataset directory, as launch/prepare.py writes it.
     config.data.path = ""
-    # "tf.data", or "numpy" where TensorFlow is not installed.
+    # Who forms batches: "tf.data", "numpy" in a thread, or "auto": tf.data if
+    # they bring vectors along.
     config.data.pipeline = "auto"
     config.data.counterfactuals = ConfigDict()
     # A set that launch/generate.py has put into the dataset directory.

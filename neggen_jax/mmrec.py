@@ -83,8 +83,8 @@ def measure(
 
     Returns:
       "seconds_per_epoch" and "evaluation_seconds", medians; the numbers that
-      they are of; "valid", recall@20 after each epoch; "peak_memory_mib" and
-      "threads".
+      they are of; "valid", pairs of an epoch and recall@20 after it;
+      "peak_memory_mib" and "threads".
 
     Raises:
       InputError: for an experiment that it has no model for, a toolbox that
@@ -163,7 +163,7 @@ def read_log(text: str) -> dict[str, Any]:
     return {
         "seconds_per_epoch": statistics.median(trained[1:]),
         "evaluation_seconds": statistics.median(evaluated[1:]),
-        "valid": [float(score) for score in scores],
+        "valid": [[n, float(x)] for n, x in enumerate(scores, 1)],
         "epochs": trained,
         "evaluations": evaluated,
         "peak_memory_mib": int(peak[1]) / 1024 if peak else None,

@@ -99,7 +99,11 @@ class Recommender(nn.Module):
         # Rows are gathered from float32 tables, so that gradients of a row
         # that occurs many times are summed in float32 too.
         encoded = jax.tree.map(
-            lambda x: x if isinstance(x, Projected) else x.astype(jnp.float32),
+            lambda x: (
+                x.in_float32()
+                if isinstance(x, Projected)
+                else x.astype(jnp.float32)
+            ),
             encoded,
             is_leaf=lambda x: isinstance(x, Projected),
         )

@@ -341,7 +341,9 @@ class Program:
 def _norm(tree: Any) -> jax.Array:
     """The norm of all leaves together."""
     # As products: for sums of squares, CPUs write the squares down first.
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
+    exact = jax.lax.Precision.HIGHEST
+    squares = [jnp.vdot(x, x, precision=exact) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares))
 
 
 def _shardings(tree: Any) -> Any:

@@ -59,7 +59,7 @@ def test_a_log_is_read():
     assert said["seconds_per_epoch"] == 2
     assert said["evaluation_seconds"] == 3.5
     assert said["epochs"] == [9.12, 1.5, 2.5]
-    assert said["valid"] == [0.01, 0.02, 0.02]
+    assert said["valid"] == [[1, 0.01], [2, 0.02], [3, 0.02]]
     assert said["peak_memory_mib"] == 2
     assert said["threads"] == 2
     with pytest.raises(ValueError, match="fewer than two epochs"):
@@ -107,7 +107,7 @@ def test_time_to_equal_quality():
         return {
             "seconds_per_epoch": seconds,
             "evaluation_seconds": 1.0,
-            "valid": valid,
+            "valid": [[n, value] for n, value in enumerate(valid, 1)],
         }
 
     ours, theirs = row(1.0, [0.1, 0.3, 0.5]), row(3.0, [0.05, 0.1, 0.3, 0.2])
@@ -115,6 +115,11 @@ def test_time_to_equal_quality():
     assert benchmark.quality_ratio(ours, theirs) == 3
     assert benchmark.quality_ratio(theirs, ours) == 1 / 3
     assert benchmark.quality_ratio(ours, {}) is None
+    short = theirs | {"evaluation_seconds": None}
+    assert benchmark.quality_ratio(ours, short) is None
+    # Evaluated every other epoch: .3 is there after four, and two evaluations.
+    seldom = ours | {"valid": [[2, 0.1], [4, 0.3]]}
+    assert benchmark.quality_ratio(seldom, theirs) == 2
 
 
 def test_timings_beside_ours(tmp_path):

@@ -343,7 +343,7 @@ def test_users_who_feel_the_effect_are_told_apart(made):
         value = np.array(columns) * VALUES + TRUTH.item_values[item, columns]
         wanted = np.where(TRUTH.preferences[user, value] > 0, 1.0, -1.0)
         # Everybody has one item in test, and feels nothing of what is free.
-        inverse = np.linalg.pinv(effects[item], rcond=1e-3)
+        inverse = np.linalg.pinv(effects[item], rcond=1e-6)
         users[user] = inverse @ wanted
         free[user] = np.eye(8) - inverse @ effects[item]
     # Taste is what differs from the average user, who is to have none.

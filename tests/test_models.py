@@ -22,7 +22,6 @@ from neggen_jax import losses
 from neggen_jax.data.inputs import Needs, build, sizes
 from neggen_jax.errors import InputError
 from neggen_jax.models import ENCODERS, FREEDOM, MCI
-from neggen_jax.models.encoder import Projected
 from neggen_jax.negatives.catalogue import at_items
 
 DIM, BATCH, COUNT = 8, 64, 3
@@ -377,63 +376,3 @@ def test_views_hold_what_losses_read(catalog):
         "mci": {"ego", "content", "side"},
     }
     assert jnp.ndim(out["mf"][0][0]) == 0
-
-
-@pytest.mark.parametrize("name", ["vbpr", "freedom"])
-def test_rows_are_those_of_the_whole_table(name, catalog, one):
-    module = ENCODERS[name](sizes(catalog, one), dim=DIM)
-    inputs = build(catalog, module.needs(), one)
-    variables = nn.unbox(module.init(jax.random.key(0), inputs))
-    ids = jnp.array([[3, 0], [0, 1]])
-
-    def read(variables, whole):
-        encoded = module.apply(variables, inputs)
-        if whole:
-            encoded = encoded.whole()
-        tables = [encoded.items, *(view[1] for view in encoded.views.values())]
-        return [encoded.take(table, ids) for table in tables], tables
-
-    def loss(variables, whole):
-        return sum(jnp.sum(jnp.sin(x)) for x in read(variables, whole)[0])
-
-    rows, lazy = read(variables, False)
-    again, tables = read(variables, True)
-    assert any(isinstance(table, Projected) for table in lazy)
-    for some, same, table, one_table in zip(
-        rows, again, tables, lazy, strict=True
-    ):
-        assert table.shape == one_table.shape == (len(table), some.shape[-1])
-        assert len(one_table) == len(table)
-        assert table.dtype == one_table.dtype
-        np.testing.assert_allclose(some, same, rtol=0, atol=1e-5)
-    gradients = [jax.grad(loss)(variables, whole) for whole in (False, True)]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4),
-        *gradients,
-    )
-
-
-def test_rows_are_taken_once_in_a_loss(catalog, one):
-    module = make("mf", sizes(catalog, one))
-    inputs = build(catalog, module.needs(), one)
-    variables = nn.unbox(module.init(jax.random.key(0), inputs))
-    ids = jnp.arange(4)
-
-    def body(encoded):
-        first = encoded.take(encoded.items, ids)
-        assert encoded.take(encoded.views["ego"][1], ids) is first
-        assert encoded.take(encoded.items, ids + 0) is not first
-
-        # What a loop has taken is of no use outside of it, and the reverse.
-        def one_more(_):
-            return encoded.take(encoded.items, ids)
-
-        looped = jax.lax.map(one_more, jnp.arange(2))
-        return first + looped[0] + encoded.take(encoded.items, ids)
-
-    def run(variables):
-        encoded = module.apply(variables, inputs)
-        return body(dataclasses.replace(encoded, taken={}))
-
-    items = jax.jit(lambda v: module.apply(v, inputs).items)(variables)
-    np.testing.assert_allclose(jax.jit(run)(variables), 3 * items[:4])

@@ -90,7 +90,27 @@ def test_products_are_as_xla_has_them(d, monkeypatch):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_without_a_compiler_xla_ranks_and_it_is_said(tmp_path):
+def test_more_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="not 6 columns, but 5"):
+        native.top_k(np.zeros((2, 5), np.float32), 6, mesh())
+
+
+@needs_compiler
+def test_what_others_may_write_is_not_run(tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match="others may write"):
+        native.build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "none"),
+        ({"XDG_CACHE_HOME": "not/absolute"}, "none"),
+        ({"NEGGEN_NATIVE": "0"}, ""),
+    ],
+)
+def test_without_kernels_xla_ranks(tmp_path, change, said):
     code = """
         import jax, numpy as np
         from neggen_jax.ops import native
@@ -101,8 +121,9 @@ def test_without_a_compiler_xla_ranks_and_it_is_said(tmp_path):
     environment = {
         "PATH": "",
         "CXX": str(tmp_path / "none"),
-        "XDG_CACHE_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
         "JAX_PLATFORMS": "cpu",
+        **change,
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -111,15 +132,27 @@ def test_without_a_compiler_xla_ranks_and_it_is_said(tmp_path):
         text=True,
     )
     assert done.stdout == "False [[1, 2]]\n", done.stderr
-    assert "No kernels in C++" in done.stderr
-    assert "none" in done.stderr
+    assert ("No kernels in C++" in done.stderr) == bool(said)
+    assert said in done.stderr
 
 
 @needs_compiler
-def test_several_processes_compile_at_once(tmp_path):
-    # As on a machine's first run of several processes.
+def test_several_processes_compile_at_once(tmp_path, monkeypatch):
+    # As on a machine's first run of several processes: none is done before
+    # the other has begun.
+    log, compiler = tmp_path / "log", tmp_path / "slow"
+    compiler.write_text(
+        f"""#!/bin/sh
+echo begun >> {log}
+while [ "$(wc -l < {log})" -lt 2 ]; do sleep 0.1; done
+exec c++ "$@"
+"""
+    )
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CXX", str(compiler))
+    cache = tmp_path / "cache"
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
-        made = pool.map(native.build, [tmp_path, tmp_path])
+        made = pool.map(native.build, [cache, cache], chunksize=1)
     assert made[0] == made[1]
-    assert list(tmp_path.iterdir()) == [made[0]]
+    assert list(cache.iterdir()) == [made[0]]

@@ -140,24 +140,31 @@ class Attention(nn.Module):
           `[..., d]`; zeros where none is.
         """
         dim = tokens.shape[-1]
+        if dim % self.heads:
+            raise InputError(
+                "The heads of the attention do not divide its width.",
+                where="config.negatives, heads of the counterfactual source",
+                expected=f"a divisor of {dim}, config.encoder.dim",
+                found=self.heads,
+            )
         width = dim // self.heads
         mapped = wide.Dense(3 * dim, name="query_key_value")(tokens)
-        query, key, value = jnp.split(mapped, 3, axis=-1)
+        queries, keys, values = jnp.split(mapped, 3, axis=-1)
         # Which entries are of which head, `[d, h]`.
-        parts = np.repeat(np.eye(self.heads, dtype=tokens.dtype), width, axis=0)
+        heads = np.repeat(np.eye(self.heads, dtype=tokens.dtype), width, axis=0)
         shares = there / jnp.maximum(there.sum(0), 1)
         mean = jnp.zeros(())
-        for asking, share in zip(query, shares, strict=True):
-            scores = []
-            for asked, known in zip(key, there, strict=True):
-                score = (asking * asked) @ parts / math.sqrt(width)
-                least = jnp.finfo(score.dtype).min
-                scores.append(jnp.where(known[..., None], score, least))
-            most = jax.lax.stop_gradient(functools.reduce(jnp.maximum, scores))
-            powers = [jnp.exp(score - most) for score in scores]
+        for query, share in zip(queries, shares, strict=True):
+            logits = []
+            for key, known in zip(keys, there, strict=True):
+                logit = (query * key) @ heads / math.sqrt(width)
+                never = jnp.finfo(logit.dtype).min
+                logits.append(jnp.where(known[..., None], logit, never))
+            top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logits))
+            exps = [jnp.exp(logit - top) for logit in logits]
             # The mean before the last layer, which is linear, is that after.
-            scale = share[..., None] / functools.reduce(jnp.add, powers)
-            for power, told in zip(powers, value, strict=True):
-                mean += (power * scale) @ parts.T * told
+            scale = share[..., None] / functools.reduce(jnp.add, exps)
+            for exp, value in zip(exps, values, strict=True):
+                mean += (exp * scale) @ heads.T * value
         out = wide.Dense(dim, name="out")(mean)
         return jnp.where(there.any(0)[..., None], out, 0)

@@ -8,6 +8,7 @@ generated negatives, ranking and sharding then work with it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -30,7 +31,7 @@ class Projected:
     alone. It is indexed like an array; `whole` makes one of it.
 
     Attributes:
-      features: `[rows, f]` each, side by side; no gradient goes to them.
+      features: `[rows, f]` each, side by side.
       kernel: `[sum of f, d]`.
       bias: `[d]`.
       free: `[rows, e]`, or None.
@@ -55,6 +56,16 @@ class Projected:
     def whole(self) -> jax.Array:
         """All rows, `shape`."""
         return self[:]
+
+    def in_float32(self) -> Projected:
+        """With rows in float32, whatever features and kernel are in.
+
+        So are then the sums of gradients of a row that occurs many times.
+        """
+        bias, free = jax.tree.map(
+            lambda x: x.astype(jnp.float32), (self.bias, self.free)
+        )
+        return dataclasses.replace(self, bias=bias, free=free)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -144,9 +155,12 @@ class Encoded:
         return found
 
     def _rows(self, table: Table, ids: jax.Array) -> jax.Array:
-        if isinstance(table, Projected):
-            return table[ids].astype(jnp.float32)
-        return take(table, ids, self.spread)
+        if not isinstance(table, Projected):
+            return take(table, ids, self.spread)
+        if ids.size < len(table):
+            return table[ids]
+        # Of more rows than there are, each is computed once.
+        return take(table.whole(), ids, self.spread)
 
     def whole(self) -> Encoded:
         """With arrays alone."""

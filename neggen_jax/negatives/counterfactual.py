@@ -76,7 +76,6 @@ class Counterfactual(Source):
         """
         if not inputs.counterfactuals.tables:
             return encoded
-        encoded = encoded.whole()
         rows = rewritten.rows(inputs.counterfactuals, {}, None)
         effect = self.causal(rows, encoded.items.shape[1])
         table: Any = encoded.items

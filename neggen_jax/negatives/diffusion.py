@@ -132,7 +132,8 @@ class Diffusion(Source):
         """
         # Neither trains the other: the encoder is cut off here, and the
         # generator where it draws.
-        encoded = jax.lax.stop_gradient(encoded)
+        # The scale is that of all items.
+        encoded = jax.lax.stop_gradient(encoded).whole()
         learn_key, draw_key, pick_key, see_key = jax.random.split(
             self.make_rng("negatives"), 4
         )

@@ -130,6 +130,7 @@ ffi::Error TopK(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x,
   const auto shape = x.dimensions();
   const int64_t rows = shape[0], width = shape[1];
   const int64_t k = values->dimensions()[1];
+  if (k > width) return ffi::Error::InvalidArgument("k exceeds the width");
   if (rows == 0 || k == 0) return ffi::Error::Success();
   InParallel(pool, rows, 16, [&](int64_t begin, int64_t end) {
     TopRows(x.typed_data(), width, k, begin, end, values->typed_data(),
@@ -182,6 +183,10 @@ ffi::Error Multiply(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> starts,
                     ffi::Buffer<ffi::F32> weights, ffi::Buffer<ffi::F32> x,
                     ffi::ResultBuffer<ffi::F32> out) {
   const auto shape = out->dimensions();
+  if (columns.element_count() != weights.element_count() ||
+      starts.element_count() != static_cast<size_t>(shape[0]) + 1) {
+    return ffi::Error::InvalidArgument("entries or rows do not agree");
+  }
   InParallel(pool, shape[0], 256, [&](int64_t begin, int64_t end) {
     MultiplyRows(starts.typed_data(), columns.typed_data(),
                  weights.typed_data(), x.typed_data(), shape[1], begin, end,

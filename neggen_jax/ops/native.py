@@ -17,8 +17,10 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jaxlib
-from absl import logging
 from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 
@@ -47,6 +48,8 @@ def top_k(x: jax.Array, k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
       Values `[rows, k]`, descending, and int32 columns `[rows, k]`; of equal
       values the earlier column comes first.
     """
+    if k > x.shape[1]:
+        raise ValueError(f"there are not {k} columns, but {x.shape[1]}")
     if not on_cpu(mesh) or not available():
         return jax.lax.top_k(x, k)
     shape = (len(x), k)
@@ -107,11 +110,11 @@ def available() -> bool:
         return False
     try:
         library = ctypes.cdll.LoadLibrary(str(build(_directory())))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        logging.warning(
-            "No kernels in C++, which are faster on CPU: %s",
-            said.strip().splitlines()[0],
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", None) or error).strip()
+        line = said.partition("\n")[0]
+        print(
+            f"No kernels in C++, which would be faster: {line}", file=sys.stderr
         )
         return False
     for name in ("neggen_multiply", "neggen_top_k"):
@@ -127,18 +130,25 @@ def build(directory: Path) -> Path:
       directory: to keep it in.
 
     Raises:
-      OSError: if there is no compiler, or nowhere to write.
+      OSError: if there is no compiler, nowhere to write, or a directory that
+        others may write to.
       subprocess.CalledProcessError: if it does not compile.
     """
     compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
-    said = " ".join((compiler, *_FLAGS, jaxlib.__version__))
+    # Homes may be shared by machines of several kinds.
+    said = " ".join(
+        (compiler, *_FLAGS, jaxlib.__version__, *platform.uname()[::4])
+    )
     source = _SOURCE.read_bytes()
     name = hashlib.sha256(source + said.encode()).hexdigest()[:16]
     target = directory / f"neggen_jax-{name}.so"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What stands there is run.
+    about = directory.stat()
+    if about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        raise PermissionError(f"others may write to {directory}")
     if target.exists():
         return target
-    directory.mkdir(parents=True, exist_ok=True)
-    logging.info("Compiling kernels for CPU, once: %s", target)
     # Several processes may come at once; each replaces what is the same.
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         made = Path(scratch) / target.name
@@ -160,5 +170,7 @@ def build(directory: Path) -> Path:
 
 
 def _directory() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "neggen_jax"
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # As its specification has it, a relative one counts for nothing.
+    home = home if home.is_absolute() else Path.home() / ".cache"
+    return home / "neggen_jax"

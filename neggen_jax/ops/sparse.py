@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from neggen_jax.adjacency import Index, fits_int32
 from neggen_jax.errors import InputError
-from neggen_jax.ops import exchange
+from neggen_jax.ops import exchange, native
 from neggen_jax.ops.layout import (
     Array,
     Rows,
@@ -171,8 +171,7 @@ def _exchange(partition: Partition, shards: int) -> tuple[str, bool]:
     """The exchange, and whether CPU's native kernel multiplies."""
     # On one shard there is nothing to exchange.
     name = partition.exchange if shards > 1 else "gather"
-    on_cpu = partition.mesh.devices.flat[0].platform == "cpu"
-    return name, on_cpu and name == "gather"
+    return name, native.on_cpu(partition.mesh) and name == "gather"
 
 
 @jax.custom_vjp

@@ -1,8 +1,9 @@
-"""Dense layers from wide vectors, such as features, to narrow ones.
+"""Dense layers of many rows, such as features, whose gradients are fast on CPU.
 
-The gradient of their kernel, `x^T g`, is thin and long. XLA on CPU folds any
-transposition into the product and then takes four times as long for it as for
-`g^T x`, which is computed here and transposed when it is done.
+The gradient of a kernel is `x^T g`. XLA on CPU folds any transposition into the
+product, and takes four times as long for it, where `x` is wide, as for `g^T x`,
+which is computed here and transposed when it is done. There is no forward-mode
+derivative.
 """
 
 from __future__ import annotations
