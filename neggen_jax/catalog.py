@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,6 +95,15 @@ class Features:
     def dim(self) -> int:
         """Width of one vector."""
         return self.values.shape[1]
+
+    def release(self) -> None:
+        """Gives back the memory of a mapped file, which can be read again."""
+        mapped: Any = self.values
+        while isinstance(mapped, np.ndarray):
+            mapped = mapped.base
+        # Of one that is written to, changes might be lost.
+        if isinstance(mapped, mmap.mmap) and not self.values.flags.writeable:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -290,6 +290,7 @@ def diversity(lists: np.ndarray, matrix: Features) -> np.ndarray:
         found = np.asarray(_diversity(matrix.values[padded], real))
         out.append(found[: len(part)])
         hosts.alive()
+    matrix.release()
     return np.concatenate(out).astype(np.float64)
 
 

@@ -493,3 +493,18 @@ def test_a_full_disk(small_disk, saved, part):
     assert [p.name for p in small_disk.iterdir()] == ["data"]
     with pytest.raises(InputError, match="a mount point"):
         store.save(make_catalog(), small_disk, source={}, overwrite=True)
+
+
+def test_released_vectors_are_read_again(tmp_path):
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.save(tmp_path / "values.npy", values)
+    for mode in ("r", "c", None):
+        read = np.asarray(np.load(tmp_path / "values.npy", mmap_mode=mode))
+        if mode != "r":
+            read[0, 0] = 99
+        features = Features(read, np.ones(3, bool))
+        features.release()
+        expected = values if mode == "r" else read.copy()
+        np.testing.assert_array_equal(features.values[1:], values[1:])
+        np.testing.assert_array_equal(features.values, expected)
+        assert features.values[0, 0] == (0 if mode == "r" else 99)

@@ -330,6 +330,8 @@ def _place_features(
     rows = partition.mine(size.item_rows, "item")
     present = partition.own(matrix.present, size.item_rows, "item")
     values = partition.own(matrix.values, size.item_rows, "item")
+    # Epochs do not read the file any more.
+    matrix.release()
     values -= mean
     values /= scale
     values[~present] = 0

@@ -6,7 +6,7 @@ import numpy as np
 
 from neggen_jax import hosts
 
-_BLOCK = 65_536  # rows that are read at a time
+_BLOCK = 2**21  # numbers that are read at a time
 
 
 def moments(
@@ -32,7 +32,8 @@ def moments(
 def _read(values: np.ndarray, present: np.ndarray) -> tuple[list[float], float]:
     count, width = max(int(present.sum()), 1), values.shape[1]
     mean, square = np.zeros(width), 0.0
-    parts = [slice(n, n + _BLOCK) for n in range(0, len(values), _BLOCK)]
+    rows = max(1, _BLOCK // width)
+    parts = [slice(n, n + rows) for n in range(0, len(values), rows)]
     for some in parts:
         here = values[some][present[some]]
         mean += here.sum(axis=0, dtype=np.float64) / count
