@@ -20,7 +20,8 @@ from neggen_jax.data.inputs import Inputs, Needs, Sizes, union
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.losses import LOSSES
 from neggen_jax.models import ENCODERS
-from neggen_jax.models.encoder import Encoded, Encoder, Projected
+from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.models.projected import Projected
 from neggen_jax.negatives import SOURCES
 from neggen_jax.negatives.source import Batch, Clock, Source
 from neggen_jax.ops.lookup import Spread

@@ -14,7 +14,8 @@ from training import make_config, make_run
 
 from neggen_jax.data.inputs import build, sizes
 from neggen_jax.models import ENCODERS
-from neggen_jax.models.encoder import Encoded, Projected
+from neggen_jax.models.encoder import Encoded
+from neggen_jax.models.projected import Projected
 from neggen_jax.recommender import Recommender
 from neggen_jax.train import train_and_evaluate
 

@@ -8,7 +8,6 @@ generated negatives, ranking and sharding then work with it.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -19,92 +18,8 @@ import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
 from neggen_jax.data.inputs import Inputs, Needs, Sizes
-from neggen_jax.ops import wide
+from neggen_jax.models.projected import Projected
 from neggen_jax.ops.lookup import Spread, take
-
-
-@flax.struct.dataclass
-class Projected:
-    """A table of which a step computes the rows that it reads, and no more.
-
-    Its rows are free vectors beside a projection of features, or the latter
-    alone. It is indexed like an array; `whole` makes one of it.
-
-    Attributes:
-      features: `[rows, f]` each, side by side.
-      kernel: `[sum of f, d]`.
-      bias: `[d]`.
-      free: `[rows, e]`, or None.
-    """
-
-    features: tuple[jax.Array, ...]
-    kernel: jax.Array
-    bias: jax.Array
-    free: jax.Array | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows, and the width of each."""
-        width = self.bias.size + (0 if self.free is None else _width(self.free))
-        return len(self.features[0]), width
-
-    @property
-    def dtype(self) -> Any:
-        """Of what indexing gives."""
-        return self.bias.dtype
-
-    def whole(self) -> jax.Array:
-        """All rows, `shape`."""
-        return self[:]
-
-    def in_float32(self) -> Projected:
-        """With rows in float32, whatever features and kernel are in.
-
-        So are then the sums of gradients of a row that occurs many times.
-        """
-        bias, free = jax.tree.map(
-            lambda x: x.astype(jnp.float32), (self.bias, self.free)
-        )
-        return dataclasses.replace(self, bias=bias, free=free)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> jax.Array:
-        out, first = self.bias, 0
-        for values in self.features:
-            kernel = self.kernel[first : first + _width(values)]
-            out = out + wide.project(values[rows], kernel)
-            first += len(kernel)
-        parts = [out] if self.free is None else [self.free[rows], out]
-        return jnp.concatenate(parts, axis=-1)
-
-
-def _width(table: jax.Array) -> int:
-    return table.shape[1]
-
-
-class Projection(nn.Module):
-    """The parameters of a `Projected`, named like those of `nn.Dense`.
-
-    Attributes:
-      dim: d.
-      kernel_init: of the kernel.
-    """
-
-    dim: int
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(
-        self, features: tuple[jax.Array, ...], free: jax.Array | None = None
-    ) -> Projected:
-        """Projects features `[rows, f]`, side by side; beside free vectors."""
-        height = sum(map(_width, features))
-        kernel = self.param("kernel", self.kernel_init, (height, self.dim))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.dim,))
-        return Projected(features, kernel, bias, free)
-
 
 Table = jax.Array | Projected
 Pair = tuple[jax.Array | None, Table | None]

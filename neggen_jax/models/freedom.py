@@ -21,8 +21,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.errors import InputError
-from neggen_jax.models.encoder import Encoded, Encoder, Projection
+from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.models.lightgcn import propagate
+from neggen_jax.models.projected import Projection
 from neggen_jax.ops.sparse import Graph, edge_weights, multiply, subset
 
 

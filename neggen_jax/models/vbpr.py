@@ -10,7 +10,8 @@ from __future__ import annotations
 import flax.linen as nn
 
 from neggen_jax.data.inputs import Inputs, Needs
-from neggen_jax.models.encoder import Encoded, Encoder, Projection
+from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.models.projected import Projection
 
 
 class VBPR(Encoder):
