@@ -1,6 +1,7 @@
 """Kernels and their references do the same, and what is slower is told."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -90,9 +91,11 @@ def test_a_slower_kernel_fails_the_benchmark(tmp_path):
     done = call(*asked, "--accept")
     assert done.returncode == 0, done.stderr
     said = json.loads(path.read_text())
-    said["demo"]["ranking"] *= 1000
+    # Whatever else this machine is doing, only one of them is told.
+    said["demo"] = dict.fromkeys(said["demo"], 0) | {"ranking": 1e6}
     path.write_text(json.dumps(said))
     done = call(*asked)
     assert done.returncode == 2
-    assert "The kernel 'ranking' has become slower." in done.stderr
+    assert "Kernels have become slower" in done.stderr
+    assert re.search(r"found: +ranking: [0-9.]+ of 1000000.0\n", done.stderr)
     assert "--accept" in done.stderr
