@@ -32,6 +32,16 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
     _one_of(train.dtype, ("float32", "bfloat16"), "train.dtype")
     _one_of(config.data.pipeline, batches.PIPELINES, "data.pipeline")
     cutoffs = tuple(config.evaluate.cutoffs)
+    longest = max((k for k in cutoffs if isinstance(k, int)), default=0)
+    if longest > catalog.num_items:
+        raise InputError(
+            "Lists are to be longer than the catalogue.",
+            where="config.evaluate.cutoffs",
+            expected=f"cut-offs from 1 to {catalog.num_items}, its items",
+            found=longest,
+            fix="such as --config.evaluate.cutoffs=10,20; one of them has to "
+            f"be that of config.train.metric, {config.train.metric}",
+        )
     _within("evaluate.cutoffs", 1, catalog.num_items, *(cutoffs or (0,)))
     metrics = [f"{name}@{k}" for name in _METRICS for k in cutoffs]
     _one_of(train.metric, metrics, "train.metric")
@@ -59,6 +69,8 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
             where="config.train.batch_size",
             expected=f"a multiple of {shards}",
             found=train.batch_size,
+            fix="have fewer devices share a batch, with --config.mesh.model=, "
+            "or choose another batch size, in a new workdir",
         )
 
 
