@@ -321,7 +321,7 @@ def table(
     from rich.table import Table
 
     out = Table(title=title)
-    out.add_column("kernel")
+    out.add_column("kernel", min_width=max(map(len, timings), default=0))
     for label in (
         "ms",
         "reference ms",
