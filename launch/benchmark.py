@@ -17,6 +17,7 @@ fallen behind the ratio that the file has; `--accept` writes what is measured.
 """
 
 import json
+import os
 import pathlib
 import tempfile
 from typing import Any
@@ -50,6 +51,8 @@ _PYTHON = flags.DEFINE_string("mmrec_python", "python3", "Its Python.")
 def main(argv: list[str]) -> None:
     """Calls the benchmark for each experiment."""
     del argv
+    # Compilation is timed too; those that train come later.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     from neggen_jax import benchmark
 
     size, epochs = _SIZE.value, _EPOCHS.value

@@ -58,6 +58,8 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
     several = train.get("batches_per_step", 1)
     _within("train.batches_per_step", 1, 2**31 - 1, several)
     _within("evaluate.block_size", 1, 2**31 - 1, config.evaluate.block_size)
+    target = config.evaluate.get("recall_target", 1.0)
+    _within("evaluate.recall_target", 0.01, 1.0, target)
     _within("seed", 0, 2**32 - 1, config.seed)
     _check_parts(config, catalog)
     # 1 would never let the average leave the first parameters.

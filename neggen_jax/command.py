@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from absl import app, flags, logging
 
+from neggen_jax import cache
 from neggen_jax import config as configs
 from neggen_jax.errors import InputError, nearest, reported
 from neggen_jax.preemption import Stopped
@@ -23,6 +24,7 @@ from neggen_jax.preemption import Stopped
 def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls `main`; the last line of every command."""
     _make_threads()
+    cache.keep_programs()
     try:
         with reported(), _stopping():
             app.run(main, flags_parser=_parse)

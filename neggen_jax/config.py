@@ -93,6 +93,10 @@ def base() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.cutoffs = (5, 10, 20, 50)
     config.evaluate.block_size = 1024
+    # Below 1, epochs are evaluated on valid by lists that TPUs choose
+    # approximately, and faster: this is the share of an exact list that is to
+    # be in one; what it is gets logged. Results are always of exact lists.
+    config.evaluate.recall_target = 1.0
     # The attribute whose entropy tells how varied lists are; "" takes what
     # usually says an item's kind, if the items' records have it.
     config.evaluate.category = ""

@@ -1,4 +1,4 @@
-"""Exact full-catalogue evaluation.
+"""Full-catalogue evaluation, exact unless it is told otherwise.
 
 Every held-out user is ranked against the whole catalogue, with what they are
 known to have left out: train items for `valid`, train and valid items for
@@ -41,12 +41,15 @@ class Ranked:
       lists: int32 `[U, K]`; -1 where fewer than K items remained.
       hits: bool `[U, K]`, whether the item is held out.
       relevant: int64 `[U]`, number of held-out items.
+      recall: of approximate lists, the share of the exact ones that is in
+        them, for the first block of users; None of exact lists.
     """
 
     users: np.ndarray
     lists: np.ndarray
     hits: np.ndarray
     relevant: np.ndarray
+    recall: float | None = None
 
 
 class Ranker:
@@ -59,6 +62,8 @@ class Ranker:
       k: length of the lists.
       block_size: users ranked in one dispatch; rounded up to whole tiles,
         and without influence on any result.
+      recall_target: below 1, TPUs choose approximately; see
+        `ranking.top_k`.
 
     Raises:
       InputError: if the split is unknown or k exceeds the catalogue.
@@ -72,6 +77,7 @@ class Ranker:
         *,
         k: int = 50,
         block_size: int = 1024,
+        recall_target: float = 1.0,
     ):
         if split not in SEEN:
             raise InputError(
@@ -102,11 +108,18 @@ class Ranker:
             "num_items": catalog.num_items,
             "partition": partition,
         }
-        # Every process reads the lists.
-        self._rank = jax.jit(
-            functools.partial(rank_block, k=k, **known),
-            out_shardings=partition.sharding(),
-        )
+
+        def rank(target: float) -> Any:
+            # Every process reads the lists.
+            return jax.jit(
+                functools.partial(
+                    rank_block, k=k, recall_target=target, **known
+                ),
+                out_shardings=partition.sharding(),
+            )
+
+        self._rank = rank(recall_target)
+        self._exact = rank(1.0) if recall_target < 1 else None
         self._tile = jax.jit(
             functools.partial(tiled, **known),
             out_shardings=partition.sharding("ranked", None),
@@ -133,18 +146,15 @@ class Ranker:
             block = self.users[start : start + self.block]
             # Others again, so that no device is asked for all that is padding.
             padded = np.resize(block, self.block)
-            excluded = ranking.exclude(block, self._seen, self._width)
-            pending.append(
-                self._rank(
-                    users,
-                    table,
-                    self.partition.put(padded, "batch"),
-                    jax.tree.map(
-                        lambda v: self.partition.put(v, None), excluded
-                    ),
-                    self._heldout,
-                )
+            excluded = jax.tree.map(
+                lambda v: self.partition.put(v, None),
+                ranking.exclude(block, self._seen, self._width),
             )
+            rows = self.partition.put(padded, "batch")
+            given = users, table, rows, excluded, self._heldout
+            pending.append(self._rank(*given))
+            if start == 0 and self._exact is not None:
+                exact = _fetch(self._exact(*given))[0][: len(block)]
             # One block computes while the one before is fetched, and no more
             # than that is ever held on the devices.
             if len(pending) > 1:
@@ -155,7 +165,10 @@ class Ranker:
             np.concatenate([block[part] for block in done])[:count]
             for part in (0, 1)
         )
-        return Ranked(self.users, lists, hits, self.relevant)
+        recall = None
+        if self._exact is not None:
+            recall = _share(exact, lists[: len(exact)])
+        return Ranked(self.users, lists, hits, self.relevant, recall)
 
 
 def block_rows(block_size: int, users: int, partition: Partition) -> int:
@@ -183,6 +196,7 @@ def rank_block(
     k: int,
     num_items: int,
     partition: Partition,
+    recall_target: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Ranks one block of users.
 
@@ -195,6 +209,7 @@ def rank_block(
       k: length of the lists.
       num_items: true number of items.
       partition: where the tables live.
+      recall_target: see `ranking.top_k`.
 
     Returns:
       Lists int32 `[b, k]`, and bool `[b, k]` whether each is a hit.
@@ -207,6 +222,7 @@ def rank_block(
         k=k,
         num_items=num_items,
         partition=partition,
+        recall_target=recall_target,
     )
     owners = jnp.broadcast_to(block[:, None], found.shape)
     return found, contains(heldout, owners, found) & (found >= 0)
@@ -216,6 +232,14 @@ def _fetch(block: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
     lists, hits = jax.device_get(block)
     hosts.alive()
     return lists, hits
+
+
+def _share(exact: np.ndarray, lists: np.ndarray) -> float:
+    """Of the items in exact lists `[U, K]`, those that other lists have."""
+    found = np.zeros(exact.shape, bool)
+    for column in lists.T:
+        found |= exact == column[:, None]
+    return float(found[exact >= 0].mean())
 
 
 def accuracy(ranked: Ranked, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:

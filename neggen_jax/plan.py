@@ -315,6 +315,7 @@ def _ranking(
         k=max(run.config.evaluate.cutoffs),
         num_items=case.items,
         partition=part,
+        recall_target=run.config.evaluate.recall_target,
     )
     block = part.abstract((rows,), np.int32, "batch")
     arguments = users, table, block, ranking.Excluded(*excluded), heldout

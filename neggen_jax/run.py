@@ -249,14 +249,17 @@ class Run:
         # Runs of earlier versions do not have the key.
         return categories(records, self.config.evaluate.get("category", ""))
 
-    def ranker(self, split: str) -> evaluate.Ranker:
-        """Ranks the held-out users of a split."""
+    def ranker(self, split: str, *, exact: bool = True) -> evaluate.Ranker:
+        """Ranks the held-out users of a split, exactly or as is configured."""
+        config = self.config.evaluate
         return evaluate.Ranker(
             self.catalog,
             split,
             self.partition,
-            k=max(self.config.evaluate.cutoffs),
-            block_size=self.config.evaluate.block_size,
+            k=max(config.cutoffs),
+            block_size=config.block_size,
+            # Runs of earlier versions do not have the key.
+            recall_target=1.0 if exact else config.get("recall_target", 1.0),
         )
 
 

@@ -187,7 +187,7 @@ class Trainer:
     ):
         self.run, self.directory = run, directory
         self.checkpoints, self.preemption = checkpoints, preemption
-        self._ranker = run.ranker("valid")
+        self._ranker = run.ranker("valid", exact=False)
         self._prepare: Any = None
         self._train: Any = None
         self._evaluated = False
@@ -342,6 +342,8 @@ class Trainer:
         values = metrics.summarize(
             evaluate.accuracy(ranked, tuple(config.evaluate.cutoffs))
         )
+        if ranked.recall is not None:
+            values["list_recall"] = ranked.recall
         if self._evaluated:
             meta.evaluation_seconds.append(time.perf_counter() - started)
         self._evaluated = True

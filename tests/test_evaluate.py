@@ -11,6 +11,7 @@ from neggen_jax import evaluate, metrics
 from neggen_jax.catalog import SPLITS, Catalog, Features, Interactions
 from neggen_jax.errors import InputError
 from neggen_jax.evaluate import Ranker
+from neggen_jax.ops import ranking
 
 # Past one tile of 256 users and of 512 items.
 USERS, ITEMS, DIM = 700, 1100, 16
@@ -77,10 +78,15 @@ def brute_force(catalog, users, items, split, k):
     return evaluated, np.array(lists), np.array(hits), np.array(relevant)
 
 
+COLUMNS = "users", "lists", "hits", "relevant"
+
+
+def columns(ranked):
+    return [getattr(ranked, name) for name in COLUMNS]
+
+
 def assert_same(ranked, want) -> None:
-    for name, value in zip(
-        ("users", "lists", "hits", "relevant"), want, strict=True
-    ):
+    for name, value in zip(COLUMNS, want, strict=True):
         np.testing.assert_array_equal(getattr(ranked, name), value, name)
 
 
@@ -120,16 +126,47 @@ def test_blocks_change_nothing(large, one, whole, block_size):
     users, items = embeddings(large, one)
     ranker = Ranker(large, "test", one, block_size=block_size)
     ranked = ranker(users, items)
-    assert_same(ranked, vars(whole[0]).values())
+    assert_same(ranked, columns(whole[0]))
     assert evaluate.report(ranked, large, "test", CUTOFFS) == whole[1]
     # Small blocks are really more than one, and large ones no larger.
     assert ranker.block == {1: 256, 300: 512, 5000: 768}[block_size]
 
 
+def test_approximate_lists_are_exact_where_a_device_knows_no_better(
+    large, partition, whole
+):
+    users, items = embeddings(large, partition)
+    ranked = Ranker(large, "test", partition, recall_target=0.9)(users, items)
+    assert ranked.recall == 1
+    assert_same(ranked, columns(whole[0]))
+
+
+def test_says_what_approximate_lists_lack(large, one, whole, monkeypatch):
+    def forgetful(self, scores, k):
+        if self.recall_target < 1:
+            # As if it had not seen each seventh item.
+            scores = scores.at[:, ::7].set(-jnp.inf)
+        return self.merge(scores, k)
+
+    monkeypatch.setattr(ranking.Chooser, "choose", forgetful)
+    users, items = embeddings(large, one)
+    # More than one block: what the first lacks stands for all.
+    ranker = Ranker(large, "test", one, block_size=256, recall_target=0.9)
+    exact, lists = whole[0].lists, ranker(users, items).lists
+    assert not np.isin(lists, np.arange(0, large.num_items, 7)).any()
+    lacks = [
+        len(np.setdiff1d(a, b))
+        for a, b in zip(exact[:256], lists[:256], strict=True)
+    ]
+    want = 1 - np.sum(lacks) / exact[:256].size
+    assert 0.5 < want < 0.95
+    assert ranker(users, items).recall == pytest.approx(want)
+
+
 def test_meshes_change_nothing(large, partition, whole):
     users, items = embeddings(large, partition)
     ranked = Ranker(large, "test", partition)(users, items)
-    assert_same(ranked, vars(whole[0]).values())
+    assert_same(ranked, columns(whole[0]))
     assert evaluate.report(ranked, large, "test", CUTOFFS) == whole[1]
 
 

@@ -329,6 +329,7 @@ def test_after_diverging_the_last_good_checkpoint_goes_on(
         ("evaluate__cutoffs", (0, 20), "from 1"),
         ("evaluate__cutoffs", (), "from 1"),
         ("evaluate__block_size", 0, "from 1"),
+        ("evaluate__recall_target", 1.5, "from 0.01 to 1.0"),
         ("seed", -1, "from 0"),
         ("mesh__model", 3, "data * model == 8"),
         ("mesh__exchange", "rnig", "did you mean 'ring'"),

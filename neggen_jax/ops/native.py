@@ -6,9 +6,9 @@ every row, and takes seven times what the scores take that it looks at;
 this one on two cores. What these kernels give is the same to the last bit, so
 nothing depends on them: where there is no C++ compiler, XLA's are used.
 
-The library is kept in the user's cache directory, under a name that follows
-from its source and from the version of jaxlib. `NEGGEN_NATIVE=0` leaves it
-alone.
+The library is kept in the user's cache directory (`cache.py`), under a name
+that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
+leaves it alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ import jax.numpy as jnp
 import jaxlib
 from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
+
+from neggen_jax import cache
 
 _SOURCE = Path(__file__).with_name("native.cc")
 # Sums are not contracted: on any processor they round alike.
@@ -109,7 +111,7 @@ def available() -> bool:
     if os.environ.get("NEGGEN_NATIVE", "1") == "0":
         return False
     try:
-        library = ctypes.cdll.LoadLibrary(str(build(_directory())))
+        library = ctypes.cdll.LoadLibrary(str(build(cache.directory())))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", None) or error).strip()
         line = said.partition("\n")[0]
@@ -142,11 +144,7 @@ def build(directory: Path) -> Path:
     source = _SOURCE.read_bytes()
     name = hashlib.sha256(source + said.encode()).hexdigest()[:16]
     target = directory / f"neggen_jax-{name}.so"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # What stands there is run.
-    about = directory.stat()
-    if about.st_uid != os.geteuid() or about.st_mode & 0o022:
-        raise PermissionError(f"others may write to {directory}")
+    cache.make_private(directory)
     if target.exists():
         return target
     # Several processes may come at once; each replaces what is the same.
@@ -167,10 +165,3 @@ def build(directory: Path) -> Path:
         )
         made.replace(target)
     return target
-
-
-def _directory() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # As its specification has it, a relative one counts for nothing.
-    home = home if home.is_absolute() else Path.home() / ".cache"
-    return home / "neggen_jax"

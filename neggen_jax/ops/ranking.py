@@ -1,4 +1,4 @@
-"""Exact top-k of inner products: blockwise, sharded, reproducible.
+"""Top-k of inner products: blockwise, sharded, and (unless told) exact.
 
 The k best items of each query are found item tile by item tile, and the
 tiles' winners merged; no array of queries x items ever exists. Two rules
@@ -14,12 +14,14 @@ number of devices:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from neggen_jax.adjacency import Adjacency
@@ -63,6 +65,7 @@ def top_k(
     k: int,
     num_items: int,
     partition: Partition,
+    recall_target: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The k items with the largest inner product with each query.
 
@@ -74,6 +77,9 @@ def top_k(
       k: length of each list.
       num_items: true number of items; rows past it are padding.
       partition: where the tables live.
+      recall_target: below 1, the best of each chunk of items are chosen by
+        `jax.lax.approx_max_k`, which looks for this share of them: on TPU
+        without sorting (Chern et al., 2022), elsewhere exactly.
 
     Returns:
       Scores `[Q, k]`, descending, and int32 items `[Q, k]`. Where fewer than
@@ -81,6 +87,7 @@ def top_k(
     """
     (item_axis,), (batch_axis,) = map(partition.spec, ("ranked", "batch"))
     shards = partition.shards("ranked")
+    chooser = Chooser(partition.mesh, recall_target)
 
     def local(queries, items, excluded):
         shard = jax.lax.axis_index(item_axis) if item_axis else 0
@@ -89,7 +96,7 @@ def top_k(
         block = jax.lax.axis_index(batch_axis) * rows if batch_axis else 0
         mine = Excluded(excluded.queries - block, excluded.items - first)
         scores, found = _local_top_k(
-            queries, items, mine, k, num_items - first, partition.mesh
+            queries, items, mine, k, num_items - first, chooser
         )
         found = jnp.where(found >= 0, found + first, -1)
         if shards == 1:
@@ -98,7 +105,7 @@ def top_k(
         # the earlier of two equals: the lower index still wins.
         scores = jax.lax.all_gather(scores, item_axis, axis=1, tiled=True)
         found = jax.lax.all_gather(found, item_axis, axis=1, tiled=True)
-        scores, at = native.top_k(scores, k, partition.mesh)
+        scores, at = chooser.merge(scores, k)
         return scores, jnp.take_along_axis(found, at, axis=1)
 
     return jax.shard_map(
@@ -110,19 +117,45 @@ def top_k(
     )(queries, items, excluded)
 
 
-def _local_top_k(queries, items, excluded, k, num_items, mesh):
+@dataclasses.dataclass(frozen=True)
+class Chooser:
+    """Chooses the best of some columns.
+
+    Attributes:
+      mesh: of the devices that do.
+      recall_target: of `choose`.
+    """
+
+    mesh: Mesh
+    recall_target: float
+
+    def choose(self, scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+        """Values and columns of a chunk's best, `[rows, k]`."""
+        if self.recall_target < 1:
+            values, columns = jax.lax.approx_max_k(
+                scores, k, recall_target=self.recall_target
+            )
+            return values, columns
+        return self.merge(scores, k)
+
+    def merge(self, scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+        """The same of a few, and exactly."""
+        return native.top_k(scores, k, self.mesh)
+
+
+def _local_top_k(queries, items, excluded, k, num_items, chooser):
     """Top-k over one shard; item indices are the shard's own, -1 for none."""
     tiles = items.shape[0] // TILE_ITEMS
     chunks = -(-tiles // TILES_AT_ONCE)
     items = items.reshape(chunks, -1, *items.shape[1:])
     rows = len(queries)
     # A CPU's caches hold the scores of one tile of queries.
-    held = TILE_QUERIES if native.on_cpu(mesh) else rows
+    held = TILE_QUERIES if native.on_cpu(chooser.mesh) else rows
 
     def some(number):
         part = jax.lax.dynamic_slice_in_dim(queries, number * held, held)
         mine = Excluded(excluded.queries - number * held, excluded.items)
-        return _tile_top_k(part, items, mine, k, num_items, mesh)
+        return _tile_top_k(part, items, mine, k, num_items, chooser)
 
     if held == rows:
         scores, found = some(0)
@@ -132,7 +165,7 @@ def _local_top_k(queries, items, excluded, k, num_items, mesh):
     return scores, jnp.where(scores == -jnp.inf, -1, found)
 
 
-def _tile_top_k(queries, items, excluded, k, num_items, mesh):
+def _tile_top_k(queries, items, excluded, k, num_items, chooser):
     """Top-k over the chunks of items `[chunks, width, d]`, one by one."""
     rows, dim = queries.shape
     chunks, width, _ = items.shape
@@ -152,14 +185,14 @@ def _tile_top_k(queries, items, excluded, k, num_items, mesh):
         inside = (column >= 0) & (column < width) & (excluded.queries >= 0)
         row = jnp.where(inside, excluded.queries, rows)
         scores = scores.at[row, column].set(-jnp.inf, mode="drop")
-        scores, at = native.top_k(scores, min(k, width), mesh)
+        scores, at = chooser.choose(scores, min(k, width))
         return scores, at + first
 
     def step(held, chunk):
         # What is held stands first: its items have lower indices.
         both = zip(held, best(*chunk), strict=True)
         scores, found = (jnp.concatenate(pair, axis=1) for pair in both)
-        scores, at = native.top_k(scores, k, mesh)
+        scores, at = chooser.merge(scores, k)
         return (scores, jnp.take_along_axis(found, at, axis=1)), None
 
     none = (
