@@ -93,6 +93,8 @@ def devices(topology: Topology) -> list[Any]:
                 fix="install requirements-tpu.txt",
             )
         return here[: topology.chips]
+    # What is kept for devices that are not there could not be loaded.
+    jax.config.update("jax_enable_compilation_cache", False)
     # A host holds four chips, or as few as there are.
     sides = [min(2, side) for side in topology.shape]
     bounds = tuple([*sides, 1] if len(sides) == 2 else [*sides[:2], 1])
