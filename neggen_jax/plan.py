@@ -29,6 +29,7 @@ from neggen_jax.data import counterfactuals, inputs
 from neggen_jax.data.batches import count_parts
 from neggen_jax.ops import ranking
 from neggen_jax.ops.positives import abstract_positives
+from neggen_jax.preparation import Preparation
 from neggen_jax.run import Run
 
 
@@ -205,10 +206,10 @@ def make(case: Case) -> Plan:
     program, scalar = run.program, run.partition.abstract((), np.int32)
     state = program.abstract(run.inputs, run.batch())
     compiler = aot.Compiler()
-    made = compiler.add("prepare", jax.jit(program.prepare), run.inputs, scalar)
-    prepared = _placed(
-        jax.eval_shape(program.prepare, run.inputs, scalar), run.inputs, made
-    )
+    preparation = Preparation(program.prepare, run.inputs, scalar)
+    made = compiler.add("prepare", preparation.change, run.inputs, scalar)
+    changed = _placed(preparation.shapes, run.inputs, made)
+    prepared = preparation.join(run.inputs, changed)
     compiler.add(
         "train", program.trainer(state), state, prepared, run.stack(), scalar
     )
@@ -232,9 +233,8 @@ def make(case: Case) -> Plan:
         "counterfactuals": run.inputs.counterfactuals,
     }
     passing = {
-        # What an epoch is prepared to is a copy, also of what is the same;
-        # and while one stack is trained on, the next arrives.
-        "train": size(prepared) + 2 * size(run.stack()),
+        # While one stack is trained on, the next arrives.
+        "train": size(changed) + 2 * size(run.stack()),
         # The padded table, beside the one that it was made from.
         "rank": size((vectors, ranked[1:])),
     }

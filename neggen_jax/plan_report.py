@@ -99,7 +99,7 @@ def _memory(plan: Plan) -> list[tuple[str, int]]:
     phase = plan.phases["train"]
     rows = {
         **plan.held,
-        "epoch's copy, batches": plan.passing["train"],
+        "epoch's own, batches": plan.passing["train"],
         "temporaries": phase.temporaries,
         "results, program": phase.results + phase.code,
     }
@@ -161,7 +161,7 @@ def blame(plan: Plan, count: int = 8) -> list[tuple[int, str]]:
         (size, f"{table}, all the time") for table, size in plan.held.items()
     ]
     if name in plan.passing:
-        what = "the epoch's copy of the inputs, and batches"
+        what = "inputs that are an epoch's own, and batches"
         other = "the tables that are ranked"
         rows.append((plan.passing[name], what if name == "train" else other))
     for size, number, array, origin in plan.phases[name].largest:
@@ -226,7 +226,7 @@ _COLUMNS = (
         "features",
         lambda p: _gib(p.held["features"] + p.held["counterfactuals"]),
     ),
-    ("epoch's copy", lambda p: _gib(p.passing["train"])),
+    ("epoch's own", lambda p: _gib(p.passing["train"])),
     ("temporaries", lambda p: _gib(p.phases["train"].temporaries)),
     (
         "total of usable",

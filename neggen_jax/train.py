@@ -30,6 +30,7 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
 from neggen_jax.preemption import Preemption, Stopped
+from neggen_jax.preparation import Preparation
 from neggen_jax.progress import Progress
 from neggen_jax.run import Run, evaluate_state, warm
 from neggen_jax.step import Report, State
@@ -283,8 +284,8 @@ class Trainer:
         run, state = self.run, self._state
         count = run.partition.put(np.int32(0))
         started = time.perf_counter()
-        prepare = jax.jit(run.program.prepare)
-        self._prepare = prepare.lower(run.inputs, epoch).compile()
+        preparation = Preparation(run.program.prepare, run.inputs, epoch)
+        self._prepare = preparation.compile(run.inputs, epoch)
         prepared = self._prepare(run.inputs, epoch)
         dispatch = run.program.trainer(state)
         self._train = dispatch.lower(
