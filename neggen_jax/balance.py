@@ -20,7 +20,7 @@ from neggen_jax.catalog import Catalog, Features
 from neggen_jax.data import inputs, rewritten
 from neggen_jax.data.inputs import Needs, union
 from neggen_jax.negatives.source import Source
-from neggen_jax.run import Run
+from neggen_jax.run import Run, feature_dtype
 from neggen_jax.step import State
 
 
@@ -129,7 +129,13 @@ def without(run: Run, modality: str) -> Run:
         run,
         catalog=catalog,
         stream=stream,
-        inputs=inputs.build(catalog, _reading(run), run.partition, feed),
+        inputs=inputs.build(
+            catalog,
+            _reading(run),
+            run.partition,
+            feed,
+            feature_dtype(run.config),
+        ),
     )
 
 

@@ -345,8 +345,8 @@ def _distances(
     for probe in which:
         part = probes.modalities[probe.modality]
         moved = part.counterfactual[:, probe.slot] - part.factual
-        scale = np.asarray(run.inputs.counterfactuals.scale[probe.modality])
-        length = np.linalg.norm(moved.astype(np.float64), axis=1) / scale
+        factor = np.asarray(run.inputs.counterfactuals.factor[probe.modality])
+        length = np.linalg.norm(moved.astype(np.float64), axis=1) * factor
         columns.append(np.where(part.present[:, probe.slot], length, 0))
     return np.stack(columns, axis=1)
 

@@ -29,7 +29,10 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
       InputError: naming the key.
     """
     train = config.train
-    _one_of(train.dtype, ("float32", "bfloat16"), "train.dtype")
+    dtypes = "float32", "bfloat16"
+    _one_of(train.dtype, dtypes, "train.dtype")
+    features = config.data.get("feature_dtype", "float32")
+    _one_of(features, dtypes, "data.feature_dtype")
     _one_of(config.data.pipeline, batches.PIPELINES, "data.pipeline")
     cutoffs = tuple(config.evaluate.cutoffs)
     longest = max((k for k in cutoffs if isinstance(k, int)), default=0)

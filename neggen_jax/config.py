@@ -29,6 +29,10 @@ def base() -> ConfigDict:
     # Who forms batches: "tf.data", "numpy" in a thread, or "auto": tf.data if
     # they bring vectors along.
     config.data.pipeline = "auto"
+    # How features and counterfactuals lie on the devices: in "float32", or in
+    # "bfloat16", half the memory; sums are of float32 in both. If train.dtype
+    # is bfloat16, so is this.
+    config.data.feature_dtype = "float32"
     config.data.counterfactuals = ConfigDict()
     # A set that launch/generate.py has put into the dataset directory.
     config.data.counterfactuals.name = ""

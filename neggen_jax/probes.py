@@ -130,6 +130,7 @@ def ask(
     source = model.sources[name]
 
     def call(module: Any, tables: dict[str, Rewritten]) -> Any:
+        tables = rewritten.standardised(moments, tables)
         given = dataclasses.replace(moments, tables=tables)
         rows = rewritten.rows(given, {}, None)
         return module.sources[name].causal(rows, dim)

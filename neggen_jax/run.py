@@ -111,7 +111,8 @@ class Run:
         model = recommender.build(config, sizes)
         needs, tables = model.needs(), {}
         build = build or inputs.build
-        placed = build(catalog, needs, partition, wanted.feed)
+        dtype = feature_dtype(config)
+        placed = build(catalog, needs, partition, wanted.feed, dtype)
         if needs.counterfactuals and wanted.feed == "batches":
             assert catalog.counterfactuals is not None
             tables = rewritten.columns(catalog.counterfactuals)
@@ -213,6 +214,7 @@ class Run:
         @functools.partial(jax.jit, donate_argnums=4)
         def extend(params, inputs, tables, known, out, start):
             users, items = known
+            tables = rewritten.standardised(inputs.counterfactuals, tables)
             size = len(next(iter(tables.values())).factual)
             some = Encoded(
                 users, jax.lax.dynamic_slice_in_dim(items, start, size), {}
@@ -261,6 +263,13 @@ class Run:
             # Runs of earlier versions do not have the key.
             recall_target=1.0 if exact else config.get("recall_target", 1.0),
         )
+
+
+def feature_dtype(config: ConfigDict) -> str:
+    """What features are kept in on the devices."""
+    # Runs of earlier versions do not have the key.
+    lower = config.data.get("feature_dtype", "float32") == "bfloat16"
+    return "bfloat16" if lower else config.train.dtype
 
 
 def _load(directory: str, counterfactuals: str | None) -> Catalog:

@@ -167,8 +167,7 @@ class Program:
     def prepare(self, inputs: Inputs, epoch: jax.Array) -> Inputs:
         """The inputs of one epoch."""
         key = jax.random.fold_in(self.key(1), epoch)
-        inputs = self.recommender.prepare(inputs, key)
-        return dataclasses.replace(inputs, features=self._cast(inputs.features))
+        return self.recommender.prepare(inputs, key)
 
     def encode(
         self, params: Any, inputs: Inputs

@@ -27,7 +27,7 @@ def made(name, **changes):
         (
             "vbpr",
             {"train__dtype": "bfloat16"},
-            {"features"},
+            set(),
         ),
     ],
 )

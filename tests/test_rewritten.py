@@ -36,22 +36,27 @@ def test_tables_are_standardised_by_what_is_factual(known, catalog, mesh):
     assert_close(real, standardised(known))
 
 
-def test_batches_bring_the_same_rows(known, one):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batches_bring_the_same_rows(known, one, dtype):
     items = np.array([3, 40, 3, 5, 17, 0])
-    tables = rewritten.place(known, ITEMS, "tables", one)
-    fed = rewritten.place(known, ITEMS, "batches", one)
+    tables = rewritten.place(known, ITEMS, "tables", one, dtype)
+    fed = rewritten.place(known, ITEMS, "batches", one, dtype)
     assert not fed.tables
     batch = batch_columns(known, items)
     got = rewritten.rows(fed, batch, items)
     want = rewritten.rows(tables, {}, items)
+    assert {str(x.dtype) for x in jax.tree.leaves(got)} == {dtype, "bool"}
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_a_block_is_rows_of_the_tables(known, one):
-    tables = rewritten.place(known, ITEMS, "tables", one).tables
-    got = rewritten.block(rewritten.columns(known), 7, 9, one)
+    placed = rewritten.place(known, ITEMS, "tables", one)
+    block = rewritten.block(rewritten.columns(known), 7, 9, one)
+    got = rewritten.standardised(placed, block)
     jax.tree.map(
-        lambda x, y: np.testing.assert_array_equal(x, y[7:16]), got, tables
+        lambda x, y: np.testing.assert_array_equal(x, y[7:16]),
+        got,
+        placed.tables,
     )
 
 

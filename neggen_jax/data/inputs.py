@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from neggen_jax import catalog as catalogued
@@ -117,7 +118,7 @@ class Matrix:
     the others. Centred, an absent item's zero row is the mean of the rest.
 
     Attributes:
-      values: float32 `[item_rows, f]`.
+      values: float32 or bfloat16 `[item_rows, f]`.
       present: bool `[item_rows]`.
     """
 
@@ -181,7 +182,11 @@ def modalities(catalog: Catalog, needs: Needs) -> tuple[str, ...]:
 
 
 def build(
-    catalog: Catalog, needs: Needs, partition: Partition, feed: str = "tables"
+    catalog: Catalog,
+    needs: Needs,
+    partition: Partition,
+    feed: str = "tables",
+    dtype: str = "float32",
 ) -> Inputs:
     """Makes and places what an encoder needs.
 
@@ -190,6 +195,7 @@ def build(
       needs: of the whole recommender.
       partition: the mesh.
       feed: how counterfactuals reach a step, one of `rewritten.FEEDS`.
+      dtype: that vectors of items are kept in.
 
     Raises:
       InputError: see `modalities`.
@@ -218,13 +224,13 @@ def build(
         }
     if needs.features:
         features = {
-            name: _place_features(catalog, name, size, partition)
+            name: _place_features(catalog, name, size, partition, dtype)
             for name in modalities(catalog, needs)
         }
     counterfactuals: Any = None
     if needs.counterfactuals:
         counterfactuals = rewritten.place(
-            _counterfactuals(catalog), size.item_rows, feed, partition
+            _counterfactuals(catalog), size.item_rows, feed, partition, dtype
         )
     popularity = np.zeros(size.item_rows, np.float32)
     popularity[: size.items] = catalog.popularity()
@@ -243,6 +249,7 @@ def abstract(
     needs: Needs,
     partition: Partition,
     feed: str = "tables",
+    dtype: str = "float32",
     *,
     skew: float = 1.0,
     longest: int = 4095,
@@ -258,6 +265,7 @@ def abstract(
       needs: of the whole recommender.
       partition: the mesh.
       feed: how counterfactuals reach a step.
+      dtype: that vectors of items are kept in.
       skew: of edges and positives over the shards; see
         `sparse.abstract_graph`.
       longest: positives of the user who has most.
@@ -284,13 +292,13 @@ def abstract(
     if needs.features:
         for name in modalities(catalog, needs):
             rows = size.item_rows, catalog.features[name].dim
-            values: Any = partition.abstract(rows, np.float32, "item")
+            values: Any = partition.abstract(rows, dtype, "item")
             present: Any = partition.abstract(rows[:1], np.bool_, "item")
             features[name] = Matrix(values, present)
     counterfactuals: Any = None
     if needs.counterfactuals:
         counterfactuals = rewritten.abstract(
-            _counterfactuals(catalog), size.item_rows, feed, partition
+            _counterfactuals(catalog), size.item_rows, feed, partition, dtype
         )
     popularity: Any = partition.abstract((size.item_rows,), np.float32, None)
     return Inputs(
@@ -322,7 +330,11 @@ def _counterfactuals(catalog: Catalog) -> catalogued.Counterfactuals:
 
 
 def _place_features(
-    catalog: Catalog, name: str, size: Sizes, partition: Partition
+    catalog: Catalog,
+    name: str,
+    size: Sizes,
+    partition: Partition,
+    dtype: str,
 ) -> Matrix:
     matrix = catalog.features[name]
     mean, scale = moments(name, matrix.values, matrix.present)
@@ -335,6 +347,7 @@ def _place_features(
     values -= mean
     values /= scale
     values[~present] = 0
+    values = values.astype(jnp.dtype(dtype), copy=False)
     return Matrix(
         values=partition.join(values, rows, size.item_rows, "item"),
         present=partition.join(present, rows, size.item_rows, "item"),

@@ -21,6 +21,7 @@ import numpy as np
 from neggen_jax.data import counterfactuals
 from neggen_jax.data.moments import moments
 from neggen_jax.errors import InputError
+from neggen_jax.ops import wide
 from neggen_jax.partition import Partition
 
 # How they reach a step.
@@ -33,9 +34,9 @@ class Rewritten:
     """One modality of some items, `n` of them, as vectors.
 
     Attributes:
-      factual: float32 `[n, f]`.
+      factual: `[n, f]`.
       described: bool `[n]`, whether there is a factual vector.
-      counterfactual: float32 `[n, K, f]`.
+      counterfactual: `[n, K, f]`.
       present: bool `[n, K]`, whether there is that counterfactual.
     """
 
@@ -50,15 +51,18 @@ class Counterfactuals:
     """What stands still while a run trains.
 
     Attributes:
-      tables: modality -> all items, `item_rows` of them; empty where batches
-        bring their own rows.
+      tables: modality -> all items, `item_rows` of them, standardised; empty
+        where batches bring their own rows.
       mean: modality -> float32 `[f]`, of the factual vectors.
-      scale: modality -> float32 scalar, by which centred vectors are divided.
+      factor: modality -> float32 scalar, by which centred vectors are
+        multiplied: one over the root of their mean square.
+      dtype: of standardised vectors.
     """
 
     tables: dict[str, Rewritten]
     mean: dict[str, jax.Array]
-    scale: dict[str, jax.Array]
+    factor: dict[str, jax.Array]
+    dtype: str = flax.struct.field(pytree_node=False, default="float32")
 
 
 def place(
@@ -66,6 +70,7 @@ def place(
     item_rows: int,
     feed: str,
     mesh: Partition,
+    dtype: str = "float32",
 ) -> Counterfactuals:
     """Puts on the devices what all steps share.
 
@@ -74,15 +79,17 @@ def place(
       item_rows: rows of the tables, padding included.
       feed: one of `FEEDS`.
       mesh: where.
+      dtype: of standardised vectors.
     """
-    tables, mean, scale = {}, {}, {}
+    tables, mean, factor = {}, {}, {}
     for name, made in known.modalities.items():
-        centre, size = moments(name, made.factual, made.described)
-        mean[name] = mesh.put(centre)
-        scale[name] = mesh.put(size)
+        centre, scale = moments(name, made.factual, made.described)
+        # Unlike a division, a product is the same on the host and anywhere.
+        by = centre, np.float32(1 / scale)
+        mean[name], factor[name] = map(mesh.put, by)
         if feed == "tables":
-            tables[name] = _table(made, item_rows, mesh)
-    return Counterfactuals(tables, mean, scale)
+            tables[name] = _table(made, by, item_rows, mesh, dtype)
+    return Counterfactuals(tables, mean, factor, dtype)
 
 
 def abstract(
@@ -90,12 +97,13 @@ def abstract(
     item_rows: int,
     feed: str,
     mesh: Partition,
+    dtype: str = "float32",
 ) -> Counterfactuals:
     """The shapes of what `place` makes; only those of `known` are read."""
-    tables, mean, scale = {}, {}, {}
+    tables, mean, factor = {}, {}, {}
     for name, made in known.modalities.items():
         mean[name] = mesh.abstract((made.dim,), np.float32)
-        scale[name] = mesh.abstract((), np.float32)
+        factor[name] = mesh.abstract((), np.float32)
         if feed == "tables":
             parts: dict[str, Any] = {}
             for field in _FIELDS:
@@ -103,23 +111,41 @@ def abstract(
                 rest = column.shape[1:]
                 parts[field] = mesh.abstract(
                     (item_rows, *rest),
-                    column.dtype,
+                    column.dtype if column.dtype == bool else dtype,
                     "item",
                 )
             tables[name] = Rewritten(**parts)
-    return Counterfactuals(tables, mean, scale)
+    return Counterfactuals(tables, mean, factor, dtype)
 
 
 def _table(
-    made: counterfactuals.Rewritten, item_rows: int, mesh: Partition
+    made: counterfactuals.Rewritten,
+    by: tuple[np.ndarray, np.float32],
+    item_rows: int,
+    mesh: Partition,
+    dtype: str,
 ) -> Rewritten:
-    rows = mesh.mine(item_rows, "item")
+    rows, (mean, factor) = mesh.mine(item_rows, "item"), by
 
-    def put(column: np.ndarray) -> jax.Array:
-        own = mesh.own(column, item_rows, "item")
-        return mesh.join(own, rows, item_rows, "item")
+    def own(column: np.ndarray) -> np.ndarray:
+        return mesh.own(column, item_rows, "item")
 
-    return Rewritten(**{f: put(getattr(made, f)) for f in _FIELDS})
+    def centred(column: np.ndarray, there: np.ndarray) -> np.ndarray:
+        # As `_standardised` does on the devices, to the bit.
+        values = own(column).astype(np.float32, copy=False)
+        values -= mean
+        values *= factor
+        values[~there] = 0
+        return values.astype(jnp.dtype(dtype), copy=False)
+
+    described, present = own(made.described), own(made.present)
+    columns = (
+        centred(made.factual, described),
+        described,
+        centred(made.counterfactual, present),
+        present,
+    )
+    return Rewritten(*(mesh.join(c, rows, item_rows, "item") for c in columns))
 
 
 def columns(known: counterfactuals.Counterfactuals) -> dict[str, np.ndarray]:
@@ -152,8 +178,8 @@ def rows(
 ) -> dict[str, Rewritten]:
     """The counterfactuals of some items, standardised.
 
-    Vectors are centred by the mean of the factual ones and divided by the
-    root of their mean square, both of them alike: what they differ by is
+    Vectors are centred by the mean of the factual ones and scaled to a mean
+    square of one, both of them alike: what they differ by is
     what the rewriting changed, and nothing else.
 
     Args:
@@ -162,19 +188,20 @@ def rows(
       items: int32 `[n]`, indices into the tables; None takes all items.
 
     Returns:
-      Modality -> rows.
+      Modality -> rows, in `known.dtype`.
 
     Raises:
       InputError: if neither tables nor batch hold them.
     """
     out = {}
-    for name, mean in known.mean.items():
+    for name in known.mean:
         if name in known.tables:
             found = known.tables[name]
             if items is not None:
-                found = jax.tree.map(lambda x: x[items], found)
+                found = jax.tree.map(lambda x: wide.take(x, items), found)
         elif f"{name}/factual" in batch:
             found = Rewritten(**{f: batch[f"{name}/{f}"] for f in _FIELDS})
+            found = _standardised(known, name, found)
         else:
             raise InputError(
                 "Counterfactuals are read that are not on the devices.",
@@ -182,16 +209,30 @@ def rows(
                 expected="'tables', for what reads more than a batch",
                 found="batches",
             )
-        out[name] = _standardised(found, mean, known.scale[name])
+        out[name] = found
     return out
 
 
+def standardised(
+    known: Counterfactuals, tables: Mapping[str, Rewritten]
+) -> dict[str, Rewritten]:
+    """Tables of vectors as they were made, as `rows` reads them.
+
+    Args:
+      known: of the catalogue.
+      tables: modality -> items.
+    """
+    return {name: _standardised(known, name, t) for name, t in tables.items()}
+
+
 def _standardised(
-    found: Rewritten, mean: jax.Array, scale: jax.Array
+    known: Counterfactuals, name: str, found: Rewritten
 ) -> Rewritten:
+    mean, factor = known.mean[name], known.factor[name]
+
     def centred(x: jax.Array, there: jax.Array) -> jax.Array:
-        x = (x.astype(jnp.float32) - mean) / scale
-        return jnp.where(there[..., None], x, 0.0)
+        x = (x.astype(jnp.float32) - mean) * factor
+        return jnp.where(there[..., None], x, 0.0).astype(known.dtype)
 
     return dataclasses.replace(
         found,

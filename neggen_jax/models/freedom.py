@@ -115,10 +115,12 @@ class FREEDOM(Encoder):
         for name in sorted(self.modalities or inputs.features):
             values: Any = inputs.features[name].values
             if self.train_features:
+                # Parameters are of float32, whatever they begin as.
                 values = self.param(
                     f"{name}_features",
                     nn.with_partitioning(
-                        lambda _, v=values: v, ("item", "feature")
+                        lambda _, v=values: v.astype(jnp.float32),
+                        ("item", "feature"),
                     ),
                 )
             content = Projection(self.dim, name=name)((values,))

@@ -7,6 +7,7 @@ to project them all in each step, as is usual, grows with the catalogue.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -49,7 +50,7 @@ class Projected:
 
     def whole(self) -> jax.Array:
         """All rows, `shape`."""
-        return self[:]
+        return self._joined(self.features, self.free)
 
     def in_float32(self) -> Projected:
         """With rows in float32, whatever features and kernel are in.
@@ -65,12 +66,20 @@ class Projected:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> jax.Array:
+        if isinstance(rows, slice):
+            return self.whole()[rows]
+        free = None if self.free is None else self.free[rows]
+        return self._joined([wide.take(v, rows) for v in self.features], free)
+
+    def _joined(
+        self, features: Iterable[jax.Array], free: jax.Array | None
+    ) -> jax.Array:
         out, first = self.bias, 0
-        for values in self.features:
-            kernel = self.kernel[first : first + _width(values)]
-            out = out + wide.project(values[rows], kernel)
+        for values in features:
+            kernel = self.kernel[first : first + values.shape[-1]]
+            out = out + wide.project(values, kernel)
             first += len(kernel)
-        parts = [out] if self.free is None else [self.free[rows], out]
+        parts = [out] if free is None else [free, out]
         return jnp.concatenate(parts, axis=-1)
 
 

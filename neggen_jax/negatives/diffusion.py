@@ -31,6 +31,7 @@ from neggen_jax.negatives.bank import Bank
 from neggen_jax.negatives.difficulty import Level, Ramp, ladder
 from neggen_jax.negatives.process import Process, Reverse, distance
 from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
+from neggen_jax.ops import wide
 
 # Parts of the process that the denoiser's loss is logged for.
 _BINS = 5
@@ -222,7 +223,7 @@ class Diffusion(Source):
             rows = Rows(
                 users,
                 vectors,
-                {name: m.values[items] for name, m in matrices.items()},
+                {n: wide.take(m.values, items) for n, m in matrices.items()},
                 {name: m.present[items] for name, m in matrices.items()},
             )
             return rows, rows

@@ -100,6 +100,11 @@ def multiply(
     return product
 
 
+def alone() -> bool:
+    """Whether a CPU is the one device that anything can be on."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 def on_cpu(mesh: Mesh) -> bool:
     """Whether the devices of a mesh are CPUs."""
     return mesh.devices.flat[0].platform == "cpu"
