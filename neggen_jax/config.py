@@ -60,6 +60,10 @@ def base() -> ConfigDict:
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999
     config.optimizer.epsilon = 1e-8
+    # Leaves rows of tables alone, moments too, in steps that do not read them:
+    # less work where a batch reads a small part of a table, as with MF or
+    # VBPR, and another optimiser.
+    config.optimizer.lazy = False
     # Parameters that want other values: beginning of a path -> keys.
     config.optimizer.groups = ConfigDict()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from neggen_jax.errors import InputError, nearest
+from neggen_jax.ops import adam, native
 
 SCHEDULES = ("constant", "cosine", "exponential")
 
@@ -54,7 +57,107 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, main], [warmup])
 
 
-def make(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+class Applied(NamedTuple):
+    """What a step leaves.
+
+    Attributes:
+      params: after it.
+      state: of the optimiser.
+      gradients: as parameters, sums of squares of their gradients.
+      updates: the same of what was added to them.
+    """
+
+    params: Any
+    state: Any
+    gradients: Any
+    updates: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimiser, and how a step of it is made.
+
+    Attributes:
+      transform: of optax; the state is its, whoever makes the steps.
+      adam: the config, if it is one Adam for all parameters.
+      schedule: of its learning rate.
+    """
+
+    transform: optax.GradientTransformation
+    adam: ConfigDict | None = None
+    schedule: optax.Schedule | None = None
+
+    def init(self, params: Any) -> Any:
+        """The state of step 0."""
+        return self.transform.init(params)
+
+    def apply(self, gradients: Any, state: Any, params: Any) -> Applied:
+        """Makes a step.
+
+        Args:
+          gradients: of all parameters.
+          state: from `init`, or of the step before.
+          params: before it.
+        """
+        config = self.adam
+        if config is None:
+            return self._by_optax(gradients, state, params)
+        if not config.get("lazy", False) and not native.alone():
+            return self._by_optax(gradients, state, params)
+        return self._by_adam(gradients, state, params)
+
+    def _by_optax(self, gradients: Any, state: Any, params: Any) -> Applied:
+        updates, state = self.transform.update(gradients, state, params)
+        return Applied(
+            optax.apply_updates(params, updates),
+            state,
+            jax.tree.map(adam.squared, gradients),
+            jax.tree.map(adam.squared, updates),
+        )
+
+    def _by_adam(self, gradients: Any, state: Any, params: Any) -> Applied:
+        config: Any = self.adam
+        (_, done), *_ = optax.tree_utils.tree_get_all_with_path(state, "count")
+        count = optax.safe_increment(done)
+        clip = jnp.ones(())
+        if config.clip_norm:
+            squares = jax.tree.map(adam.squared, gradients)
+            norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
+            clip = config.clip_norm / jnp.maximum(norm, config.clip_norm)
+        beta1, beta2 = (jnp.float32(x) for x in (config.beta1, config.beta2))
+        schedule: Any = self.schedule
+        rates = adam.Rates(
+            clip=clip,
+            beta1=beta1,
+            beta2=beta2,
+            unbias1=1 / (1 - beta1**count),
+            unbias2=1 / (1 - beta2**count),
+            epsilon=jnp.float32(config.epsilon),
+            rate=jnp.float32(schedule(done)),
+            decay=jnp.float32(config.weight_decay),
+        )
+        lazy = config.get("lazy", False)
+        tree = jax.tree.structure(params)
+        moments = [optax.tree_utils.tree_get(state, x) for x in ("mu", "nu")]
+        given = (gradients, *moments, params)
+        made = [
+            adam.apply(g, adam.Moments(mean, square), p, rates, lazy)
+            for g, mean, square, p in zip(
+                *map(jax.tree.leaves, given), strict=True
+            )
+        ]
+        leaves = [
+            (p, m.mean, m.square, s.gradient, s.update) for p, m, s in made
+        ]
+        params, mu, nu, of_gradients, of_updates = (
+            jax.tree.unflatten(tree, column)
+            for column in zip(*leaves, strict=True)
+        )
+        state = optax.tree_utils.tree_set(state, mu=mu, nu=nu, count=count)
+        return Applied(params, state, of_gradients, of_updates)
+
+
+def make(config: ConfigDict, total_steps: int) -> Optimizer:
     """Adam, with weight decay and clipping where they are asked for.
 
     Args:
@@ -64,11 +167,21 @@ def make(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
       total_steps: of the run.
 
     Raises:
-      InputError: for a bad schedule, an unknown key in a group, and (when
-        the optimiser meets the parameters) a group that fits none.
+      InputError: for a bad schedule, an unknown key in a group, groups of a
+        lazy optimiser, and (when the optimiser meets the parameters) a group
+        that fits none.
     """
     if not config.groups:
-        return _adam(config, total_steps)
+        rate = learning_rate(config, total_steps)
+        return Optimizer(_adam(config, total_steps), config, rate)
+    if config.get("lazy", False):
+        raise InputError(
+            "A lazy optimiser has no groups of parameters.",
+            where="config.optimizer.groups",
+            expected="none",
+            found=", ".join(config.groups),
+            fix="leave them out, or set --config.optimizer.lazy=False",
+        )
     transforms = {"": _adam(config, total_steps)}
     for prefix, changes in config.groups.items():
         known = set(config) - {"groups"}
@@ -80,8 +193,10 @@ def make(config: ConfigDict, total_steps: int) -> optax.GradientTransformation:
             )
         merged = ConfigDict({**config.to_dict(), **changes.to_dict()})
         transforms[prefix] = _adam(merged, total_steps)
-    return optax.multi_transform(
-        transforms, lambda params: _labels(params, tuple(config.groups))
+    return Optimizer(
+        optax.multi_transform(
+            transforms, lambda params: _labels(params, tuple(config.groups))
+        )
     )
 
 

@@ -18,6 +18,7 @@ import optax
 
 from neggen_jax.data.inputs import Inputs
 from neggen_jax.negatives.source import Clock
+from neggen_jax.optimizer import Optimizer
 from neggen_jax.partition import Partition
 from neggen_jax.recommender import Recommender
 
@@ -84,7 +85,7 @@ class Program:
     """
 
     recommender: Recommender
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     partition: Partition
     seed: int
     steps_per_epoch: int
@@ -190,18 +191,20 @@ class Program:
         """
         gradient = self._gradient if self.batches == 1 else self._mean_gradient
         grads, terms, variables = gradient(state, inputs, batch)
-        updates, opt_state = self.optimizer.update(
-            grads, state.opt_state, state.params
-        )
-        params = optax.apply_updates(state.params, updates)
+        made = self.optimizer.apply(grads, state.opt_state, state.params)
         average = state.average
         if average is not None:
-            average = optax.incremental_update(params, average, 1 - self.decay)
-        terms["gradient_norm"] = _norm(grads)
-        for name, part in by_modality(grads, modalities(inputs)).items():
-            terms[f"gradient_norm/{name}"] = _norm(part)
-        terms["update_norm"] = _norm(updates)
-        after = State(state.step + 1, params, opt_state, variables, average)
+            average = optax.incremental_update(
+                made.params, average, 1 - self.decay
+            )
+        terms["gradient_norm"] = _root(made.gradients)
+        parts = by_modality(made.gradients, modalities(inputs))
+        for name, part in parts.items():
+            terms[f"gradient_norm/{name}"] = _root(part)
+        terms["update_norm"] = _root(made.updates)
+        after = State(
+            state.step + 1, made.params, made.state, variables, average
+        )
         return after, terms
 
     def _gradient(
@@ -337,12 +340,9 @@ class Program:
         return jax.tree.map(cast, tree)
 
 
-def _norm(tree: Any) -> jax.Array:
-    """The norm of all leaves together."""
-    # As products: for sums of squares, CPUs write the squares down first.
-    exact = jax.lax.Precision.HIGHEST
-    squares = [jnp.vdot(x, x, precision=exact) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares))
+def _root(squares: Any) -> jax.Array:
+    """The norm of all that sums of squares are of."""
+    return jnp.sqrt(sum(jax.tree.leaves(squares)))
 
 
 def _shardings(tree: Any) -> Any:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from neggen_jax import optimizer
 from neggen_jax.config import base
 from neggen_jax.errors import InputError
+from neggen_jax.ops import adam, native
 
 STEPS = 100
 
@@ -74,6 +75,15 @@ def test_an_exponential_schedule_cannot_reach_zero():
         rates(schedule="exponential")
 
 
+@pytest.fixture(params=["optax", "kernel", "xla"])
+def maker(request, monkeypatch):
+    """Who makes steps: on many devices, on one CPU, and without a compiler."""
+    monkeypatch.setattr(native, "alone", lambda: request.param != "optax")
+    if request.param == "xla":
+        monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(adam, "_LEAST", 1)
+
+
 def parameters():
     return {
         "encoder": {"users": jnp.ones((3, 2)), "items": jnp.ones((4, 2))},
@@ -92,13 +102,14 @@ def train(settings, params, steps=3, gradient=1.0):
             gradients = jax.tree.map(
                 lambda x: jnp.full_like(x, gradient), params
             )
-            updates, state = update.update(gradients, state, params)
-            params = optax.apply_updates(params, updates)
+            made = update.apply(gradients, state, params)
+            params, state = made.params, made.state
         return jax.tree.map(jnp.subtract, params, start)
 
     return run(params)
 
 
+@pytest.mark.usefixtures("maker")
 def test_adam_steps_by_the_learning_rate():
     moved = train(config(), parameters())
     for leaf in jax.tree.leaves(moved):
@@ -106,6 +117,7 @@ def test_adam_steps_by_the_learning_rate():
         np.testing.assert_allclose(leaf, -1.5, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("maker")
 def test_moments_are_those_of_the_config():
     def numpy_adam(b1, b2, eps):
         gradients, x, m, v = (1.0, -3.0, 0.5), 1.0, 0.0, 0.0
@@ -120,17 +132,19 @@ def test_moments_are_those_of_the_config():
     params = jnp.ones(())
     state = update.init(params)
     for gradient in (1.0, -3.0, 0.5):
-        change, state = update.update(jnp.float32(gradient), state, params)
-        params += change
+        made = update.apply(jnp.float32(gradient), state, params)
+        params, state = made.params, made.state
     np.testing.assert_allclose(params, numpy_adam(0.7, 0.8, 0.1), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("maker")
 def test_weight_decay_is_decoupled():
     settings = config(weight_decay=0.1)
     moved = train(settings, {"x": jnp.full((2,), 4.0)}, 1, gradient=0.0)
     np.testing.assert_allclose(moved["x"], -0.5 * 0.1 * 4, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("maker")
 def test_clipping_bounds_the_global_norm():
     """Seen through epsilon: where it is large, Adam's step is the gradient."""
     settings = config(clip_norm=2.0, epsilon=1e6)
@@ -174,9 +188,10 @@ def test_groups_see_through_the_boxes_of_named_axes():
     make = optimizer.make(settings, STEPS)
     # The state is made of boxed parameters, and used with plain ones.
     state = nn.unbox(make.init(boxed))
-    updates, _ = make.update(jax.tree.map(jnp.ones_like, plain), state, plain)
-    assert not np.asarray(updates["encoder"]["items"]).any()
-    np.testing.assert_allclose(updates["encoder"]["users"], -0.5, rtol=1e-5)
+    made = make.apply(jax.tree.map(jnp.ones_like, plain), state, plain)
+    moved = jax.tree.map(jnp.subtract, made.params, plain)
+    assert not np.asarray(moved["encoder"]["items"]).any()
+    np.testing.assert_allclose(moved["encoder"]["users"], -0.5, rtol=1e-5)
 
 
 def test_an_unknown_key_of_a_group_is_refused_with_the_nearest():
@@ -193,3 +208,102 @@ def test_a_group_that_fits_no_parameter_is_refused():
     with pytest.raises(InputError, match="encoder/items") as error:
         optimizer.make(settings, STEPS).init(parameters())
     assert error.value.where == "config.optimizer.groups.encodr"
+
+
+SHAPES = {"table": (70, 33), "kernel": (5, 4, 3), "bias": (17,), "one": ()}
+
+
+def numpy_steps(settings, params, gradients, lazy):
+    """Adam in float64, row by row; and sums of squares of the last step."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    b1, b2 = settings.beta1, settings.beta2
+    x = {k: v.astype(np.float64) for k, v in params.items()}
+    m, v = ({k: np.zeros_like(a) for k, a in x.items()} for _ in range(2))
+    for step, of in enumerate(gradients, 1):
+        norm = np.sqrt(sum(np.square(g).sum() for g in of.values()))
+        clip = settings.clip_norm
+        factor = min(1, clip / norm) if clip else 1
+        sums = {}
+        for k, raw in of.items():
+            rows = raw.reshape(len(raw), -1) if raw.ndim else raw
+            there = np.ones(raw.shape, bool)
+            if lazy and raw.ndim:
+                there = np.broadcast_to(
+                    rows.any(1).reshape(-1, *[1] * (raw.ndim - 1)), raw.shape
+                )
+            g = factor * raw.astype(np.float64)
+            m[k] = np.where(there, b1 * m[k] + (1 - b1) * g, m[k])
+            v[k] = np.where(there, b2 * v[k] + (1 - b2) * g * g, v[k])
+            size = np.sqrt(v[k] / (1 - b2**step)) + settings.epsilon
+            u = -rate * (m[k] / (1 - b1**step) / size + decay * x[k])
+            u = np.where(there, u, 0)
+            x[k] = x[k] + u
+            sums[k] = np.square(raw).sum(), np.square(u).sum()
+    return x, sums
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"clip_norm": 3.0, "weight_decay": 0.1}, {"beta1": 0.0}],
+    ids=["plain", "clipped", "without momentum"],
+)
+def test_steps_are_those_of_numpy(maker, changes, lazy):
+    settings = config(learning_rate=0.01, lazy=lazy, **changes)
+    rng = np.random.default_rng(0)
+    params, *gradients = (
+        {
+            k: np.asarray(rng.normal(size=shape), np.float32)
+            for k, shape in SHAPES.items()
+        }
+        for _ in range(5)
+    )
+    for number, of in enumerate(gradients):
+        # Others in each step; a zero has a sign; a row may be nearly empty.
+        of["table"][number::3] = -0.0
+        of["table"][number, -1] = 1.0
+        of["bias"][number::2] = 0
+        of["kernel"][number] = 0
+    want, sums = numpy_steps(settings, params, gradients, lazy)
+    make = optimizer.make(settings, STEPS)
+    apply = jax.jit(make.apply)
+    state, got = make.init(params), params
+    for of in gradients:
+        made = apply(of, state, got)
+        got, state = made.params, made.state
+    for k in SHAPES:
+        np.testing.assert_allclose(got[k], want[k], rtol=2e-5, atol=1e-6)
+        said = made.gradients[k], made.updates[k]
+        np.testing.assert_allclose(said, sums[k], rtol=1e-4)
+    assert jax.tree.structure(state) == jax.tree.structure(make.init(params))
+
+
+def test_a_lazy_one_leaves_what_is_not_read(maker):
+    settings = config(lazy=True, weight_decay=0.1)
+    make = optimizer.make(settings, STEPS)
+    params = {"x": jnp.ones((6, 3))}
+    state = make.init(params)
+    for row in (2, 4):
+        gradient = {"x": jnp.zeros((6, 3)).at[row].set(1.0)}
+        made = make.apply(gradient, state, params)
+        params, state = made.params, made.state
+    moved = np.flatnonzero((np.asarray(params["x"]) != 1).any(axis=1))
+    assert moved.tolist() == [2, 4]
+    kept = np.asarray(optax.tree_utils.tree_get(state, "mu")["x"])
+    assert np.flatnonzero(kept.any(axis=1)).tolist() == [2, 4]
+
+
+def test_a_step_that_is_not_finite_shows(maker):
+    make = optimizer.make(config(lazy=True), STEPS)
+    params = {"x": jnp.ones((40, 3))}
+    gradient = {"x": jnp.zeros((40, 3)).at[7, 1].set(jnp.nan)}
+    made = make.apply(gradient, make.init(params), params)
+    assert np.isnan(made.gradients["x"])
+    assert np.isnan(made.updates["x"])
+
+
+def test_a_lazy_one_has_no_groups():
+    settings = config(lazy=True, groups={"encoder": {"learning_rate": 0.1}})
+    with pytest.raises(InputError, match="no groups") as error:
+        optimizer.make(settings, STEPS)
+    assert error.value.where == "config.optimizer.groups"

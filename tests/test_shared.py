@@ -18,6 +18,7 @@ from neggen_jax import negatives
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.errors import InputError
 from neggen_jax.negatives.source import Negatives, Source
+from neggen_jax.optimizer import Optimizer
 from neggen_jax.preemption import Stopped
 from neggen_jax.run import Run
 from neggen_jax.train import train_and_evaluate
@@ -53,7 +54,9 @@ def descend(run: Run):
       The state before, inputs, batch, the state after, and terms.
     """
     state, _ = run.start()
-    program = dataclasses.replace(run.program, optimizer=optax.sgd(1.0))
+    program = dataclasses.replace(
+        run.program, optimizer=Optimizer(optax.sgd(1.0))
+    )
     state = state.replace(opt_state=program.optimizer.init(state.params))
     inputs = jax.jit(program.prepare)(run.inputs, jnp.int32(0))
     batch = jax.tree.map(lambda x: x[0], next(run.batches(0)))

@@ -3,8 +3,10 @@
 XLA's own forms of these run on one thread there. Its top-k keeps a heap for
 every row, and takes seven times what the scores take that it looks at;
 `native.cc` goes once over each row. Its sparse product takes twice as long as
-this one on two cores. What these kernels give is the same to the last bit, so
-nothing depends on them: where there is no C++ compiler, XLA's are used.
+this one on two cores; and Adam (`ops/adam.py`) is many passes over all
+parameters. Nothing depends on these kernels: where there is no C++ compiler,
+XLA's are used, which give the same, Adam's up to rounding and the others to the
+last bit.
 
 The library is kept in the user's cache directory (`cache.py`), under a name
 that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
@@ -28,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 
@@ -35,7 +38,14 @@ from neggen_jax import cache
 
 _SOURCE = Path(__file__).with_name("native.cc")
 # Sums are not contracted: on any processor they round alike.
-_FLAGS = ("-O3", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared")
+_FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fPIC",
+    "-shared",
+)
 
 
 def top_k(x: jax.Array, k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
@@ -100,6 +110,41 @@ def multiply(
     return product
 
 
+def adam(
+    gradient: jax.Array,
+    mean: jax.Array,
+    square: jax.Array,
+    parameter: jax.Array,
+    rates: jax.Array,
+    lazy: bool,
+) -> tuple[jax.Array, ...]:
+    """A step of Adam on the only device there is, and that a CPU.
+
+    Args:
+      gradient: float32, at least one axis.
+      mean: of gradients, alike.
+      square: the mean of their squares, alike.
+      parameter: alike.
+      rates: float32 `[8]`; see `adam.Rates`.
+      lazy: see `adam.apply`.
+
+    Returns:
+      Mean, square and parameter after it, and float32 `[n, 2]`: parts of the
+      sums of squares of gradient and update.
+    """
+    like = jax.ShapeDtypeStruct(parameter.shape, jnp.float32)
+    # Many, so that sums do not depend on how many cores there are.
+    parts = jax.ShapeDtypeStruct((min(64, len(parameter)), 2), jnp.float32)
+    call = jax.ffi.ffi_call(
+        "neggen_adam",
+        (like, like, like, parts),
+        input_output_aliases={1: 0, 2: 1, 3: 2},
+    )
+    given = gradient, mean, square, parameter, rates
+    made: tuple[jax.Array, ...] = tuple(call(*given, lazy=np.bool_(lazy)))
+    return made
+
+
 def alone() -> bool:
     """Whether a CPU is the one device that anything can be on."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
@@ -124,7 +169,7 @@ def available() -> bool:
             f"No kernels in C++, which would be faster: {line}", file=sys.stderr
         )
         return False
-    for name in ("neggen_multiply", "neggen_top_k"):
+    for name in ("neggen_adam", "neggen_multiply", "neggen_top_k"):
         made = jax.ffi.pycapsule(getattr(library, name))
         jax.ffi.register_ffi_target(name, made, platform="cpu")
     return True
