@@ -16,6 +16,7 @@ share of what the machine can do they reach, and fails if one of them has
 fallen behind the ratio that the file has; `--accept` writes what is measured.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -37,7 +38,7 @@ _SIZE = flags.DEFINE_string(
     "size", "baby", "Of the catalogue: demo, baby, sports or electronics."
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs that medians are over.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file of what is timed.")
 _BESIDE = flags.DEFINE_string("beside", None, "Another program's JSON file.")
 _MMREC = flags.DEFINE_string("mmrec", None, "A clone of MMRec, to be timed.")
 _KERNELS = flags.DEFINE_string(
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
             rows[spec] = benchmark.measure(spec, data, epochs)
             keep()
     title = f"{size}, medians over {epochs} epochs"
-    Console().print(benchmark.table(rows, title, beside))
+    _show(benchmark.table(rows, title, beside))
 
 
 def _time_kernels(size: str, data: pathlib.Path) -> None:
@@ -101,7 +102,11 @@ def _time_kernels(size: str, data: pathlib.Path) -> None:
     if not _ACCEPT.value:
         accepted = kernels.read_accepted(path, size)
     timings = kernels.measure(kernels.make(store.load(data)), _TURNS.value)
-    Console().print(kernels.table(timings, accepted, f"kernels, {size}"))
+    _show(kernels.table(timings, accepted, f"kernels, {size}"))
+    if _OUTPUT.value:
+        said = {name: dataclasses.asdict(t) for name, t in timings.items()}
+        text = json.dumps({"size": size, "kernels": said}, indent=2)
+        pathlib.Path(_OUTPUT.value).write_text(text + "\n")
     if _ACCEPT.value:
         kernels.accept(path, size, timings)
     if fallen := kernels.fallen(timings, accepted):
@@ -115,6 +120,12 @@ def _time_kernels(size: str, data: pathlib.Path) -> None:
             ),
             fix="look at what has changed; or, if it is to be, --accept it",
         )
+
+
+def _show(table: Any) -> None:
+    # A file has no width that columns would have to be cut to.
+    console = Console()
+    Console(width=None if console.is_terminal else 160).print(table)
 
 
 if __name__ == "__main__":

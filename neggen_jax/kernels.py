@@ -10,6 +10,7 @@ product of matrices: whichever is longer, both as measured here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -22,9 +23,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import sparse as jsparse
 from scipy import sparse
 
+from neggen_jax import optimizer as optimizers
 from neggen_jax.catalog import Catalog
+from neggen_jax.config import base
 from neggen_jax.data import graphs
 from neggen_jax.data.inputs import sizes
 from neggen_jax.errors import InputError
@@ -91,28 +95,56 @@ def make(catalog: Catalog) -> dict[str, Kernel]:
     rng = np.random.default_rng(0)
     users = rng.standard_normal((catalog.num_users, DIM), np.float32)
     items = rng.standard_normal((catalog.num_items, DIM), np.float32)
+    propagation = _propagation(catalog, partition, items)
     made = {
-        "propagation": _propagation(catalog, partition, items),
+        # What training uses, and other forms of it that XLA has.
+        "propagation": propagation("used"),
+        "propagation by segments": propagation("segments"),
+        "propagation by BCSR": propagation("bcsr"),
         "ranking": _ranking(catalog, partition, users, items),
+        "Adam": _adam(np.concatenate([users, items]), rng),
     }
     if catalog.features:
         widest = max(catalog.features.values(), key=lambda m: m.dim)
         count = min(2048, catalog.num_items)
-        made["projection"] = _projection(np.array(widest.values[:count]), rng)
+        rows = np.array(widest.values[:count])
+        made["projection"] = _projection(rows, rng, jnp.float32)
+        made["projection in bfloat16"] = _projection(rows, rng, jnp.bfloat16)
     return made
 
 
 def _propagation(
     catalog: Catalog, partition: Partition, items: np.ndarray
-) -> Kernel:
-    """Layers of `users = R items`, `items = R^T users`."""
+) -> Callable[[str], Kernel]:
+    """Layers of `users = R items`, `items = R^T users`, in some form."""
     graph = graphs.user_item(catalog, sizes(catalog, partition), partition)
     table = partition.put(items, "item", None)
 
-    @jax.jit
-    def run(graph, x):
+    def segments(rows, x):
+        messages = x[rows.columns[0, 0]] * rows.weights[0, 0, :, None]
+        return jax.ops.segment_sum(
+            messages, rows.rows[0, 0], rows.height, indices_are_sorted=True
+        )
+
+    def bcsr(rows, x):
+        # Where its entries begin; "gather" has that on CPU alone.
+        every = jnp.arange(rows.height + 1)
+        starts = jnp.searchsorted(rows.rows[0, 0], every).astype(jnp.int32)
+        matrix = jsparse.BCSR(
+            (rows.weights[0, 0], rows.columns[0, 0], starts),
+            shape=(rows.height, len(x)),
+            indices_sorted=True,
+            unique_indices=True,
+        )
+        return matrix @ x
+
+    @functools.partial(jax.jit, static_argnames="form")
+    def run(graph, x, form):
         def layer(_, x):
-            return multiply(graph.transpose, multiply(graph, x))
+            if form == "used":
+                return multiply(graph.transpose, multiply(graph, x))
+            product = {"segments": segments, "bcsr": bcsr}[form]
+            return product(graph.backward, product(graph.forward, x))
 
         return jax.lax.fori_loop(0, _LAYERS, layer, x)
 
@@ -135,8 +167,8 @@ def _propagation(
     # Both ways: a column and a weight of each entry, where rows begin, the
     # table that is read and the one that is written.
     moved = 2 * (8 * entries + 4 * rows // 2 + 4 * DIM * rows)
-    return Kernel(
-        lambda: jax.block_until_ready(run(graph, table)),
+    return lambda form: Kernel(
+        lambda: jax.block_until_ready(run(graph, table, form)),
         reference,
         _LAYERS * moved,
         _LAYERS * 4 * entries * DIM,
@@ -189,12 +221,61 @@ def _ranking(
     )
 
 
-def _projection(features: np.ndarray, rng: np.random.Generator) -> Kernel:
-    """Features to embeddings, and the gradient of the kernel."""
+def _adam(table: np.ndarray, rng: np.random.Generator) -> Kernel:
+    """Steps of Adam on all embeddings, with the same gradient."""
+    config = base().optimizer
+    optimizer = optimizers.make(config, 1)
+    gradient = rng.standard_normal(table.shape, np.float32)
+    given = jnp.asarray(table), jnp.asarray(gradient)
+
+    @jax.jit
+    def run(table, gradient):
+        def step(_, carry):
+            made = optimizer.apply(gradient, *carry)
+            return made.state, made.params
+
+        start = optimizer.init(table), table
+        return jax.lax.fori_loop(0, _LAYERS, step, start)[1]
+
+    def reference():
+        x, m, v = table.copy(), *np.zeros((2, *table.shape), np.float32)
+        b1, b2 = np.float32(config.beta1), np.float32(config.beta2)
+        for step in range(1, _LAYERS + 1):
+            m *= b1
+            m += (1 - b1) * gradient
+            v *= b2
+            v += (1 - b2) * gradient**2
+            size = np.sqrt(v / (1 - b2**step)) + config.epsilon
+            x -= config.learning_rate * m / (1 - b1**step) / size
+        return x
+
+    # Gradient, both moments and the table are read, all but the first written.
+    return Kernel(
+        lambda: jax.block_until_ready(run(*given)),
+        reference,
+        _LAYERS * 7 * table.nbytes,
+        _LAYERS * 12 * table.size,
+    )
+
+
+def _projection(
+    features: np.ndarray, rng: np.random.Generator, dtype: Any
+) -> Kernel:
+    """Features to embeddings, and the gradient of the kernel.
+
+    Args:
+      features: of the items of a batch.
+      rng: of other factors.
+      dtype: that features are kept in; the reference's are of float32.
+    """
     count, width = features.shape
     kernel = rng.standard_normal((width, DIM), np.float32)
     gradient = rng.standard_normal((count, DIM), np.float32)
-    given = [jnp.asarray(x) for x in (features, kernel, gradient)]
+    given = [
+        jnp.asarray(features, dtype),
+        jnp.asarray(kernel),
+        jnp.asarray(gradient),
+    ]
 
     @jax.jit
     def run(x, kernel, g):
@@ -204,7 +285,7 @@ def _projection(features: np.ndarray, rng: np.random.Generator) -> Kernel:
     def reference():
         return features @ kernel, features.T @ gradient
 
-    moved = features.nbytes + 2 * kernel.nbytes + 2 * gradient.nbytes
+    moved = given[0].nbytes + 2 * kernel.nbytes + 2 * gradient.nbytes
     return Kernel(
         lambda: jax.block_until_ready(run(*given)),
         reference,

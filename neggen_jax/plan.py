@@ -262,8 +262,9 @@ def _notes(case: Case) -> list[str]:
     )
     notes = [
         f"train interactions, {loaded:.1f} GiB in all, are cut into {parts} "
-        "parts for batches: each host reads those of its places in a batch, "
-        "and maps what its shards of the graphs are laid out from"
+        f"part{'s' if parts > 1 else ''} for batches: each host reads those "
+        "of its places in a batch, and maps what its shards of the graphs are "
+        "laid out from"
     ]
     if case.config.mesh.exchange == "pull":
         notes.append(

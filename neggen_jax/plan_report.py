@@ -12,7 +12,7 @@ from typing import Any
 
 from neggen_jax.config import flatten
 from neggen_jax.plan import Plan
-from neggen_jax.roofline import Times
+from neggen_jax.roofline import Times, Topology
 
 _COMPILERS = {
     "tpu": "the TPU compiler (libtpu)",
@@ -77,8 +77,7 @@ def text(plan: Plan, tried: Tried) -> str:
         f"  {chip.flops / 1e12:g} TFLOP/s (bfloat16), {chip.bandwidth / 1e9:g} "
         f"GB/s of HBM and {chip.links / 1e9:g} GB/s",
         f"  over all links ({chip.source}): a least time, not a forecast.",
-        "  What all send to all takes "
-        f"{case.topology.distance:.1f} links to arrive.",
+        *_distance(case.topology),
         "",
         "Received in a step, by kind, GB: " + (_collectives(plan) or "nothing"),
         f"An epoch: {plan.steps:,} steps, at least {_time(plan.epoch_seconds)}."
@@ -92,6 +91,14 @@ def text(plan: Plan, tried: Tried) -> str:
 
 def _row(name: str, size: int) -> str:
     return f"  {name:<24}{size / 2**30:>10.3f}"
+
+
+def _distance(topology: Topology) -> list[str]:
+    if topology.chips == 1:
+        return []
+    return [
+        f"  What all send to all takes {topology.distance:.1f} links to arrive."
+    ]
 
 
 def _memory(plan: Plan) -> list[tuple[str, int]]:

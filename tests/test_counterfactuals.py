@@ -248,6 +248,7 @@ def test_a_set_is_encoded_as_before_unless_told_otherwise(shop):
         (["--limit=some"], "--help"),
         (["--set=../x"], "plain word"),
         (["--modalities=image"], "No item has the modality 'image'"),
+        (["--image_attributes=colour"], "No item has a picture"),
         (["--merge", "--set=none"], "no shards to merge"),
         (["--words=none.toml"], "file of words cannot be read"),
     ],
@@ -266,7 +267,7 @@ def refuse(data, flags):
     scope = {n: given.pop(n) for n in ("shard", "items") if n in given}
     if "limit" in given:
         scope["limit"] = int(given.pop("limit"))
-    for name in ("kept", "modalities"):
+    for name in ("kept", "modalities", "image_attributes"):
         if name in given:
             given[name] = given[name].split(",")
     given["set_name"] = given.pop("set", "refused")

@@ -18,11 +18,21 @@ def made():
 
 
 def test_all_that_has_features_is_timed(made):
-    assert set(made) == {"propagation", "ranking", "projection"}
+    assert set(made) == {
+        "propagation",
+        "propagation by segments",
+        "propagation by BCSR",
+        "ranking",
+        "Adam",
+        "projection",
+        "projection in bfloat16",
+    }
 
 
-def test_layers_are_those_of_the_reference(made):
-    ours, theirs = made["propagation"].ours(), made["propagation"].reference()
+@pytest.mark.parametrize("form", ["", " by segments", " by BCSR"])
+def test_layers_are_those_of_the_reference(made, form):
+    kernel = made[f"propagation{form}"]
+    ours, theirs = kernel.ours(), kernel.reference()
     np.testing.assert_allclose(ours[: len(theirs)], theirs, rtol=0, atol=1e-5)
 
 
@@ -35,11 +45,20 @@ def test_lists_are_those_of_the_reference(made):
     np.testing.assert_array_equal(ranked.hits[real], hits[real])
 
 
-def test_projections_are_those_of_the_reference(made):
-    out, (gradient,) = made["projection"].ours()
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [("", 1e-6), (" in bfloat16", 2**-7)]
+)
+def test_projections_are_those_of_the_reference(made, dtype, bound):
+    out, (gradient,) = made[f"projection{dtype}"].ours()
     expected = made["projection"].reference()
     for one, other in zip((out, gradient), expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-3)
+        atol = bound * np.abs(other).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+
+
+def test_adam_steps_as_the_reference_does(made):
+    kernel = made["Adam"]
+    np.testing.assert_allclose(kernel.ours(), kernel.reference(), atol=1e-5)
 
 
 def test_floors_are_below(made):

@@ -260,9 +260,12 @@ def _planned(
         manifest = catalog.features["text"].manifest
         asked["told"] = manifest.get("source", {}).get("attributes")
     if backend != "attributes":
-        return items, tasks.plan(items, **asked), ""
+        plan = tasks.plan(items, **asked)
+        _check_shown(plan, options)
+        return items, plan, ""
     items, mined, digest = mining.enriched(items, words)
     plan = tasks.plan(items, mined=mined, **asked)
+    _check_shown(plan, options)
     if "image" in plan.modalities and not plan.shown["image"]:
         raise InputError(
             "Nobody knows what the pictures show.",
@@ -273,6 +276,20 @@ def _planned(
             "look at them with --backend",
         )
     return items, plan, digest
+
+
+def _check_shown(plan: Plan, options: Mapping[str, Any]) -> None:
+    """Refuses to be told what pictures show where there are none."""
+    asked = options.get("image_attributes")
+    chosen = options.get("modalities")
+    if asked and not chosen and "image" not in plan.modalities:
+        raise InputError(
+            "No item has a picture.",
+            where="--image_attributes",
+            expected="a dataset that was prepared with pictures",
+            found=", ".join(asked),
+            fix="leave it out, or prepare the dataset with them",
+        )
 
 
 def _chosen(scope: Scope, shard: Shard) -> Sequence[int]:
