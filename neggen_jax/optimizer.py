@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,18 +75,55 @@ class Applied(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Group:
+    """Parameters that have an Adam of their own.
+
+    Attributes:
+      config: of it.
+      schedule: of its learning rate.
+    """
+
+    config: ConfigDict
+    schedule: optax.Schedule
+
+    def rates(self, done: jax.Array, gradients: Sequence[jax.Array]) -> Any:
+        """Of one step.
+
+        Args:
+          done: int32 scalar, steps before it.
+          gradients: of the group, which are clipped together.
+        """
+        config, count = self.config, optax.safe_increment(done)
+        clip = jnp.ones(())
+        if config.clip_norm:
+            norm = jnp.sqrt(sum(map(adam.squared, gradients)))
+            clip = config.clip_norm / jnp.maximum(norm, config.clip_norm)
+        beta1, beta2 = jnp.float32(config.beta1), jnp.float32(config.beta2)
+        return adam.Rates(
+            clip=clip,
+            beta1=beta1,
+            beta2=beta2,
+            unbias1=1 / (1 - beta1**count),
+            unbias2=1 / (1 - beta2**count),
+            epsilon=jnp.float32(config.epsilon),
+            rate=jnp.float32(self.schedule(done)),
+            decay=jnp.float32(config.weight_decay),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """An optimiser, and how a step of it is made.
 
     Attributes:
       transform: of optax; the state is its, whoever makes the steps.
-      adam: the config, if it is one Adam for all parameters.
-      schedule: of its learning rate.
+      groups: those of Adam by their names; empty if it is something else.
+      lazy: see `adam.apply`.
     """
 
     transform: optax.GradientTransformation
-    adam: ConfigDict | None = None
-    schedule: optax.Schedule | None = None
+    groups: Mapping[str, Group] = dataclasses.field(default_factory=dict)
+    lazy: bool = False
 
     def init(self, params: Any) -> Any:
         """The state of step 0."""
@@ -99,14 +137,8 @@ class Optimizer:
           state: from `init`, or of the step before.
           params: before it.
         """
-        config = self.adam
-        if config is None:
-            return self._by_optax(gradients, state, params)
-        if not config.get("lazy", False) and not native.alone():
-            return self._by_optax(gradients, state, params)
-        return self._by_adam(gradients, state, params)
-
-    def _by_optax(self, gradients: Any, state: Any, params: Any) -> Applied:
+        if self.groups and (self.lazy or native.alone()):
+            return self._by_adam(gradients, state, params)
         updates, state = self.transform.update(gradients, state, params)
         return Applied(
             optax.apply_updates(params, updates),
@@ -116,45 +148,68 @@ class Optimizer:
         )
 
     def _by_adam(self, gradients: Any, state: Any, params: Any) -> Applied:
-        config: Any = self.adam
-        (_, done), *_ = optax.tree_utils.tree_get_all_with_path(state, "count")
-        count = optax.safe_increment(done)
-        clip = jnp.ones(())
-        if config.clip_norm:
-            squares = jax.tree.map(adam.squared, gradients)
-            norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
-            clip = config.clip_norm / jnp.maximum(norm, config.clip_norm)
-        beta1, beta2 = (jnp.float32(x) for x in (config.beta1, config.beta2))
-        schedule: Any = self.schedule
-        rates = adam.Rates(
-            clip=clip,
-            beta1=beta1,
-            beta2=beta2,
-            unbias1=1 / (1 - beta1**count),
-            unbias2=1 / (1 - beta2**count),
-            epsilon=jnp.float32(config.epsilon),
-            rate=jnp.float32(schedule(done)),
-            decay=jnp.float32(config.weight_decay),
-        )
-        lazy = config.get("lazy", False)
-        tree = jax.tree.structure(params)
-        moments = [optax.tree_utils.tree_get(state, x) for x in ("mu", "nu")]
-        given = (gradients, *moments, params)
-        made = [
-            adam.apply(g, adam.Moments(mean, square), p, rates, lazy)
-            for g, mean, square, p in zip(
-                *map(jax.tree.leaves, given), strict=True
+        leaves, tree = jax.tree.flatten(params)
+        slopes = jax.tree.leaves(gradients)
+        sums: list[Any] = [None] * len(leaves)
+        after = {}
+        for name, group in self.groups.items():
+            part = _part(state, name)
+            (_, done), *_ = optax.tree_utils.tree_get_all_with_path(
+                part, "count"
             )
-        ]
-        leaves = [
-            (p, m.mean, m.square, s.gradient, s.update) for p, m, s in made
-        ]
-        params, mu, nu, of_gradients, of_updates = (
-            jax.tree.unflatten(tree, column)
-            for column in zip(*leaves, strict=True)
+            # Where a parameter is of another group, there are no moments.
+            (means, masked), (squares, _) = (
+                jax.tree.flatten(
+                    optax.tree_utils.tree_get(part, key),
+                    is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+                )
+                for key in ("mu", "nu")
+            )
+            mine = [
+                n
+                for n, mean in enumerate(means)
+                if not isinstance(mean, optax.MaskedNode)
+            ]
+            rates = group.rates(done, [slopes[n] for n in mine])
+            for n in mine:
+                moments = adam.Moments(means[n], squares[n])
+                leaves[n], moments, sums[n] = adam.apply(
+                    slopes[n], moments, leaves[n], rates, self.lazy
+                )
+                means[n], squares[n] = moments.mean, moments.square
+            after[name] = optax.tree_utils.tree_set(
+                part,
+                mu=jax.tree.unflatten(masked, means),
+                nu=jax.tree.unflatten(masked, squares),
+                count=optax.safe_increment(done),
+            )
+        return Applied(
+            jax.tree.unflatten(tree, leaves),
+            _joined(state, after),
+            jax.tree.unflatten(tree, [x.gradient for x in sums]),
+            jax.tree.unflatten(tree, [x.update for x in sums]),
         )
-        state = optax.tree_utils.tree_set(state, mu=mu, nu=nu, count=count)
-        return Applied(params, state, of_gradients, of_updates)
+
+
+def _part(state: Any, name: str) -> Any:
+    """The state of one group."""
+    if isinstance(state, optax.MultiTransformState):
+        masked: Any = state.inner_states[name]
+        return masked.inner_state
+    return state
+
+
+def _joined(state: Any, after: dict[str, Any]) -> Any:
+    """The state with others in the place of its groups'."""
+    if not isinstance(state, optax.MultiTransformState):
+        return after[""]
+    inner: Any = state.inner_states
+    return state._replace(
+        inner_states={
+            name: inner[name]._replace(inner_state=part)
+            for name, part in after.items()
+        }
+    )
 
 
 def make(config: ConfigDict, total_steps: int) -> Optimizer:
@@ -167,44 +222,38 @@ def make(config: ConfigDict, total_steps: int) -> Optimizer:
       total_steps: of the run.
 
     Raises:
-      InputError: for a bad schedule, an unknown key in a group, groups of a
-        lazy optimiser, and (when the optimiser meets the parameters) a group
-        that fits none.
+      InputError: for a bad schedule, an unknown key in a group, and (when
+        the optimiser meets the parameters) a group that fits none.
     """
-    if not config.groups:
-        rate = learning_rate(config, total_steps)
-        return Optimizer(_adam(config, total_steps), config, rate)
-    if config.get("lazy", False):
-        raise InputError(
-            "A lazy optimiser has no groups of parameters.",
-            where="config.optimizer.groups",
-            expected="none",
-            found=", ".join(config.groups),
-            fix="leave them out, or set --config.optimizer.lazy=False",
-        )
-    transforms = {"": _adam(config, total_steps)}
+    groups = {"": config}
     for prefix, changes in config.groups.items():
-        known = set(config) - {"groups"}
+        known = set(config) - {"groups", "lazy"}
         for key in set(changes) - known:
             raise InputError(
                 f"A group of parameters has no key {key!r}.",
                 where=f"config.optimizer.groups.{prefix}.{key}",
                 fix=nearest(key, known),
             )
-        merged = ConfigDict({**config.to_dict(), **changes.to_dict()})
-        transforms[prefix] = _adam(merged, total_steps)
-    return Optimizer(
-        optax.multi_transform(
+        groups[prefix] = ConfigDict({**config.to_dict(), **changes.to_dict()})
+    made = {
+        name: Group(part, learning_rate(part, total_steps))
+        for name, part in groups.items()
+    }
+    transforms = {name: _adam(group) for name, group in made.items()}
+    transform = transforms[""]
+    if config.groups:
+        transform = optax.multi_transform(
             transforms, lambda params: _labels(params, tuple(config.groups))
         )
-    )
+    # Runs of earlier versions do not have the key.
+    return Optimizer(transform, made, config.get("lazy", False))
 
 
-def _adam(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def _adam(group: Group) -> optax.GradientTransformation:
+    config, rate = group.config, group.schedule
     parts = []
     if config.clip_norm:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
-    rate = learning_rate(config, steps)
     parts.append(
         optax.adamw(
             rate,

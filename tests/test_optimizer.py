@@ -155,6 +155,7 @@ def test_clipping_bounds_the_global_norm():
         np.testing.assert_allclose(leaf, -want, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("maker")
 def test_groups_have_values_of_their_own():
     groups = {
         "encoder": {"learning_rate": 0.25},
@@ -169,6 +170,7 @@ def test_groups_have_values_of_their_own():
     )
 
 
+@pytest.mark.usefixtures("maker")
 def test_groups_have_schedules_of_their_own():
     groups = {"sources": {"warmup_steps": 10, "weight_decay": 0.1}}
     moved = train(config(groups=groups), parameters(), steps=1)
@@ -176,6 +178,7 @@ def test_groups_have_schedules_of_their_own():
     assert not np.asarray(moved["sources_diffusion"]["kernel"]).any()
 
 
+@pytest.mark.usefixtures("maker")
 def test_groups_see_through_the_boxes_of_named_axes():
     settings = config(groups={"encoder/items": {"learning_rate": 0.0}})
     boxed = {
@@ -302,8 +305,27 @@ def test_a_step_that_is_not_finite_shows(maker):
     assert np.isnan(made.updates["x"])
 
 
-def test_a_lazy_one_has_no_groups():
-    settings = config(lazy=True, groups={"encoder": {"learning_rate": 0.1}})
-    with pytest.raises(InputError, match="no groups") as error:
-        optimizer.make(settings, STEPS)
-    assert error.value.where == "config.optimizer.groups"
+def test_groups_step_as_those_of_optax(maker, monkeypatch):
+    groups = {"kernel": {"learning_rate": 0.1, "clip_norm": 0.5, "beta1": 0.5}}
+    settings = config(learning_rate=0.01, weight_decay=0.1, groups=groups)
+    make = optimizer.make(settings, STEPS)
+    rng = np.random.default_rng(0)
+    params, *gradients = (
+        {
+            k: jnp.asarray(rng.normal(size=s), jnp.float32)
+            for k, s in SHAPES.items()
+        }
+        for _ in range(4)
+    )
+    ended = []
+    for alone in (native.alone, lambda: False):
+        monkeypatch.setattr(native, "alone", alone)
+        state, got = make.init(params), params
+        for of in gradients:
+            got, state, *sums = make.apply(of, state, got)
+        ended.append((got, state, sums))
+    assert jax.tree.structure(ended[0]) == jax.tree.structure(ended[1])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+        *ended,
+    )

@@ -134,7 +134,7 @@ def test_tables_that_no_int32_points_into_are_refused(on_cpu):
 
 def test_hosts_are_noted(on_cpu):
     made = plan.make(small_case())
-    assert "cut into 1 parts" in made.notes[0]
+    assert "cut into 1 part " in made.notes[0]
     assert "note: " in plan_report.text(made, [])
 
 
