@@ -33,7 +33,7 @@ from neggen_jax.data import graphs
 from neggen_jax.data.inputs import sizes
 from neggen_jax.errors import InputError
 from neggen_jax.evaluate import Ranker
-from neggen_jax.ops import ranking, wide
+from neggen_jax.ops import native, ranking, wide
 from neggen_jax.ops.sparse import multiply
 from neggen_jax.partition import Partition, make_partition
 from neggen_jax.storage import first_line
@@ -102,7 +102,7 @@ def make(catalog: Catalog) -> dict[str, Kernel]:
         "propagation by segments": propagation("segments"),
         "propagation by BCSR": propagation("bcsr"),
         "ranking": _ranking(catalog, partition, users, items),
-        "Adam": _adam(np.concatenate([users, items]), rng),
+        "Adam": _adam(np.concatenate([users, items]), partition, rng),
     }
     if catalog.features:
         widest = max(catalog.features.values(), key=lambda m: m.dim)
@@ -221,10 +221,12 @@ def _ranking(
     )
 
 
-def _adam(table: np.ndarray, rng: np.random.Generator) -> Kernel:
+def _adam(
+    table: np.ndarray, partition: Partition, rng: np.random.Generator
+) -> Kernel:
     """Steps of Adam on all embeddings, with the same gradient."""
     config = base().optimizer
-    optimizer = optimizers.make(config, 1)
+    optimizer = optimizers.make(config, 1, native.on_cpu(partition.mesh))
     gradient = rng.standard_normal(table.shape, np.float32)
     given = jnp.asarray(table), jnp.asarray(gradient)
 

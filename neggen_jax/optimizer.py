@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.ops import adam, native
+from neggen_jax.ops import adam
 
 SCHEDULES = ("constant", "cosine", "exponential")
 
@@ -119,11 +119,13 @@ class Optimizer:
       transform: of optax; the state is its, whoever makes the steps.
       groups: those of Adam by their names; empty if it is something else.
       lazy: see `adam.apply`.
+      one_cpu: alike.
     """
 
     transform: optax.GradientTransformation
     groups: Mapping[str, Group] = dataclasses.field(default_factory=dict)
     lazy: bool = False
+    one_cpu: bool = False
 
     def init(self, params: Any) -> Any:
         """The state of step 0."""
@@ -137,7 +139,7 @@ class Optimizer:
           state: from `init`, or of the step before.
           params: before it.
         """
-        if self.groups and (self.lazy or native.alone()):
+        if self.groups and (self.lazy or self.one_cpu):
             return self._by_adam(gradients, state, params)
         updates, state = self.transform.update(gradients, state, params)
         return Applied(
@@ -174,7 +176,12 @@ class Optimizer:
             for n in mine:
                 moments = adam.Moments(means[n], squares[n])
                 leaves[n], moments, sums[n] = adam.apply(
-                    slopes[n], moments, leaves[n], rates, self.lazy
+                    slopes[n],
+                    moments,
+                    leaves[n],
+                    rates,
+                    self.lazy,
+                    self.one_cpu,
                 )
                 means[n], squares[n] = moments.mean, moments.square
             after[name] = optax.tree_utils.tree_set(
@@ -212,7 +219,9 @@ def _joined(state: Any, after: dict[str, Any]) -> Any:
     )
 
 
-def make(config: ConfigDict, total_steps: int) -> Optimizer:
+def make(
+    config: ConfigDict, total_steps: int, one_cpu: bool = False
+) -> Optimizer:
     """Adam, with weight decay and clipping where they are asked for.
 
     Args:
@@ -220,6 +229,7 @@ def make(config: ConfigDict, total_steps: int) -> Optimizer:
         path ("sources_diffusion", say) to keys that differ for it. The
         longest beginning that fits counts; each group is clipped by itself.
       total_steps: of the run.
+      one_cpu: whether the run is on one device, and that a CPU.
 
     Raises:
       InputError: for a bad schedule, an unknown key in a group, and (when
@@ -246,7 +256,7 @@ def make(config: ConfigDict, total_steps: int) -> Optimizer:
             transforms, lambda params: _labels(params, tuple(config.groups))
         )
     # Runs of earlier versions do not have the key.
-    return Optimizer(transform, made, config.get("lazy", False))
+    return Optimizer(transform, made, config.get("lazy", False), one_cpu)
 
 
 def _adam(group: Group) -> optax.GradientTransformation:

@@ -34,6 +34,7 @@ from neggen_jax.data import batches, inputs, rewritten, store
 from neggen_jax.data.categories import categories
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded
+from neggen_jax.ops import native
 from neggen_jax.partition import Partition, make_partition
 from neggen_jax.step import Program, State
 from neggen_jax.workdir import read_identity
@@ -131,7 +132,9 @@ class Run:
         program = Program(
             recommender=model,
             optimizer=optimizer.make(
-                config.optimizer, config.train.epochs * steps
+                config.optimizer,
+                config.train.epochs * steps,
+                native.on_cpu(partition.mesh) and partition.mesh.size == 1,
             ),
             partition=partition,
             seed=config.seed,

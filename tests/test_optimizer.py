@@ -1,5 +1,8 @@
 """Optimisers and learning-rate schedules, from a config."""
 
+import dataclasses
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -78,7 +81,8 @@ def test_an_exponential_schedule_cannot_reach_zero():
 @pytest.fixture(params=["optax", "kernel", "xla"])
 def maker(request, monkeypatch):
     """Who makes steps: on many devices, on one CPU, and without a compiler."""
-    monkeypatch.setattr(native, "alone", lambda: request.param != "optax")
+    made = functools.partial(optimizer.make, one_cpu=request.param != "optax")
+    monkeypatch.setattr(optimizer, "make", made)
     if request.param == "xla":
         monkeypatch.setattr(native, "available", lambda: False)
     monkeypatch.setattr(adam, "_LEAST", 1)
@@ -305,7 +309,7 @@ def test_a_step_that_is_not_finite_shows(maker):
     assert np.isnan(made.updates["x"])
 
 
-def test_groups_step_as_those_of_optax(maker, monkeypatch):
+def test_groups_step_as_those_of_optax(maker):
     groups = {"kernel": {"learning_rate": 0.1, "clip_norm": 0.5, "beta1": 0.5}}
     settings = config(learning_rate=0.01, weight_decay=0.1, groups=groups)
     make = optimizer.make(settings, STEPS)
@@ -318,11 +322,10 @@ def test_groups_step_as_those_of_optax(maker, monkeypatch):
         for _ in range(4)
     )
     ended = []
-    for alone in (native.alone, lambda: False):
-        monkeypatch.setattr(native, "alone", alone)
-        state, got = make.init(params), params
+    for one in (make, dataclasses.replace(make, one_cpu=False)):
+        state, got = one.init(params), params
         for of in gradients:
-            got, state, *sums = make.apply(of, state, got)
+            got, state, *sums = one.apply(of, state, got)
         ended.append((got, state, sums))
     assert jax.tree.structure(ended[0]) == jax.tree.structure(ended[1])
     jax.tree.map(

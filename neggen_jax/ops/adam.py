@@ -75,6 +75,7 @@ def apply(
     parameter: jax.Array,
     rates: Rates,
     lazy: bool,
+    one_cpu: bool,
 ) -> tuple[jax.Array, Moments, Sums]:
     """One step.
 
@@ -85,14 +86,15 @@ def apply(
       rates: of this step.
       lazy: leaves rows, by the first axis, as they are, moments too, where the
         gradient is zero in all of the row.
+      one_cpu: whether all of this is on one device, and that a CPU.
 
     Returns:
       Parameter and moments after it, and sums of squares.
     """
     kernel = (
-        parameter.size >= _LEAST
+        one_cpu
+        and parameter.size >= _LEAST
         and parameter.ndim > 0
-        and native.alone()
         and native.available()
     )
     if kernel:

@@ -118,7 +118,7 @@ def adam(
     rates: jax.Array,
     lazy: bool,
 ) -> tuple[jax.Array, ...]:
-    """A step of Adam on the only device there is, and that a CPU.
+    """A step of Adam on one CPU device.
 
     Args:
       gradient: float32, at least one axis.
