@@ -8,6 +8,7 @@ more with the same shapes, finds them there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -90,7 +91,12 @@ def _remove_halves(path: Path) -> None:
     program itself. One that lacks it would be read in vain each time, and never
     be written again.
     """
-    for program in path.glob("*-cache"):
-        used = program.with_name(program.name.removesuffix("cache") + "atime")
-        if not used.exists():
-            program.unlink(missing_ok=True)
+    import filelock
+
+    # Of JAX, which may be writing just now; whoever waits long does not look.
+    lock = filelock.FileLock(path / ".lockfile", timeout=1)
+    with contextlib.suppress(filelock.Timeout), lock:
+        for program in path.glob("*-cache"):
+            name = program.name.removesuffix("cache") + "atime"
+            if not program.with_name(name).exists():
+                program.unlink(missing_ok=True)

@@ -30,8 +30,8 @@ def base() -> ConfigDict:
     # they bring vectors along.
     config.data.pipeline = "auto"
     # How features and counterfactuals lie on the devices: in "float32", or in
-    # "bfloat16", half the memory; sums are of float32 in both. If train.dtype
-    # is bfloat16, so is this.
+    # "bfloat16", half the memory; sums are of float32 in both. Rankings read
+    # the same. If train.dtype is bfloat16, so is this.
     config.data.feature_dtype = "float32"
     config.data.counterfactuals = ConfigDict()
     # A set that launch/generate.py has put into the dataset directory.
@@ -60,9 +60,10 @@ def base() -> ConfigDict:
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999
     config.optimizer.epsilon = 1e-8
-    # Leaves rows of tables alone, moments too, in steps that do not read them:
-    # less work where a batch reads a small part of a table, as with MF or
-    # VBPR, and another optimiser.
+    # Leaves rows of tables (of any parameter; elements of vectors) alone,
+    # moments too, in steps in which their gradient is 0: less work where a
+    # batch reads a small part of a table, as with MF or VBPR, and another
+    # optimiser.
     config.optimizer.lazy = False
     # Parameters that want other values: beginning of a path -> keys.
     config.optimizer.groups = ConfigDict()

@@ -103,6 +103,8 @@ class Group:
             clip=clip,
             beta1=beta1,
             beta2=beta2,
+            rest1=jnp.float32(1 - config.beta1),
+            rest2=jnp.float32(1 - config.beta2),
             unbias1=1 / (1 - beta1**count),
             unbias2=1 / (1 - beta2**count),
             epsilon=jnp.float32(config.epsilon),
@@ -156,16 +158,14 @@ class Optimizer:
         after = {}
         for name, group in self.groups.items():
             part = _part(state, name)
-            (_, done), *_ = optax.tree_utils.tree_get_all_with_path(
-                part, "count"
-            )
+            (kept,) = filter(_is_adam, jax.tree.leaves(part, is_leaf=_is_adam))
+            done = kept.count
             # Where a parameter is of another group, there are no moments.
             (means, masked), (squares, _) = (
                 jax.tree.flatten(
-                    optax.tree_utils.tree_get(part, key),
-                    is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+                    moments, is_leaf=lambda x: isinstance(x, optax.MaskedNode)
                 )
-                for key in ("mu", "nu")
+                for moments in (kept.mu, kept.nu)
             )
             mine = [
                 n
@@ -184,11 +184,13 @@ class Optimizer:
                     self.one_cpu,
                 )
                 means[n], squares[n] = moments.mean, moments.square
-            after[name] = optax.tree_utils.tree_set(
+            after[name] = _counted(
                 part,
-                mu=jax.tree.unflatten(masked, means),
-                nu=jax.tree.unflatten(masked, squares),
-                count=optax.safe_increment(done),
+                optax.ScaleByAdamState(
+                    count=optax.safe_increment(done),
+                    mu=jax.tree.unflatten(masked, means),
+                    nu=jax.tree.unflatten(masked, squares),
+                ),
             )
         return Applied(
             jax.tree.unflatten(tree, leaves),
@@ -196,6 +198,27 @@ class Optimizer:
             jax.tree.unflatten(tree, [x.gradient for x in sums]),
             jax.tree.unflatten(tree, [x.update for x in sums]),
         )
+
+
+def _is_adam(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByAdamState)
+
+
+def _counted(part: Any, after: optax.ScaleByAdamState) -> Any:
+    """The state of a group with another Adam's, and its schedule's count."""
+
+    def replaced(state: Any) -> Any:
+        if _is_adam(state):
+            return after
+        if isinstance(state, optax.ScaleByScheduleState):
+            return state._replace(count=after.count)
+        return state
+
+    def is_known(state: Any) -> bool:
+        known = optax.ScaleByAdamState, optax.ScaleByScheduleState
+        return isinstance(state, known)
+
+    return jax.tree.map(replaced, part, is_leaf=is_known)
 
 
 def _part(state: Any, name: str) -> Any:

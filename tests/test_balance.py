@@ -127,8 +127,7 @@ def test_recall_is_that_of_zeros_in_the_place_of_a_modality():
 
 @pytest.mark.parametrize("mesh", [(1, 1), (1, 8)])
 def test_graphs_are_built_without_the_modality(mesh):
-    # With two layers each modality keeps its own.
-    it = make_run("mci", mesh, encoder__item_layers=2)
+    it = make_run("mci", mesh)
     got = balance.without(it, "text").inputs.item_item
     assert not dense(got["text"]).any()
     np.testing.assert_array_equal(

@@ -332,3 +332,26 @@ def test_groups_step_as_those_of_optax(maker):
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
         *ended,
     )
+
+
+@pytest.mark.usefixtures("maker")
+def test_parameters_may_be_called_like_what_the_state_has():
+    moved = train(config(), {"mu": jnp.ones((3, 2)), "count": jnp.ones(2)})
+    for leaf in jax.tree.leaves(moved):
+        np.testing.assert_allclose(leaf, -1.5, rtol=1e-5)
+
+
+def test_moments_are_optax_s_up_to_rounding():
+    make = optimizer.make(config(), STEPS, one_cpu=True)
+    rng = np.random.default_rng(0)
+    params = {"x": jnp.asarray(rng.normal(size=(300, 64)), jnp.float32)}
+    gradient = {"x": jnp.asarray(rng.normal(size=(300, 64)), jnp.float32)}
+    states = []
+    for one in (make, dataclasses.replace(make, one_cpu=False)):
+        state = one.init(params)
+        for _ in range(5):
+            state = one.apply(gradient, state, params).state
+        states.append(state)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-6), *states
+    )

@@ -83,6 +83,18 @@ def test_rows_are_taken_to_the_bit(dtype):
     np.testing.assert_array_equal(got.view(kind), want.view(kind))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_that_are_taken_have_a_gradient(dtype):
+    table, _ = exact(dtype, (6, 4), 0)
+    rows = jnp.array([[1, 3], [1, 1]])
+    got = jax.grad(lambda t: wide.take(t, rows).astype(jnp.float32).sum())(
+        table
+    )
+    np.testing.assert_array_equal(
+        got.astype(jnp.float32)[:, 0], [0, 3, 0, 1, 0, 0]
+    )
+
+
 def test_rows_of_bfloat16_are_not_taken_from_a_copy():
     table, _ = exact("bfloat16", (5000, 64), 0)
     taken = jax.jit(wide.take).lower(table, jnp.arange(9)).compile()

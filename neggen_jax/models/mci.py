@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
@@ -42,16 +41,11 @@ class MCI(Encoder):
     modalities: tuple[str, ...] = ()
 
     def needs(self) -> Needs:
-        """The user-item graph and item-item graphs.
-
-        With one layer the modalities' side views are one product with the sum
-        of their graphs; with more, each has its own.
-        """
+        """The user-item graph and one item-item graph per modality."""
         return Needs(
             user_item=True,
             item_item=ItemGraph(self.neighbours, "cosine"),
             modalities=tuple(self.modalities),
-            fuse=self.modality_weights if self.item_layers == 1 else None,
         )
 
     @nn.compact
@@ -59,7 +53,14 @@ class MCI(Encoder):
         """Returns content + side; views hold the two apart."""
         ego = self.user_table(), self.item_table()
         content = propagate(inputs.user_item, *ego, self.layers)
-        side_items = self.side_scale * self._similar(inputs, ego[1])
+        names = sorted(self.modalities or inputs.item_item)
+        weights = shares(names, self.modality_weights)
+        side_items = jnp.zeros_like(ego[1])
+        for name, weight in weights.items():
+            similar = ego[1]
+            for _ in range(self.item_layers):
+                similar = multiply(inputs.item_item[name], similar)
+            side_items += self.side_scale * weight * similar
         # The user side of each modality is R^ times its item side; the sum
         # over modalities may be taken first, and one product is enough.
         side = multiply(inputs.user_item, side_items), side_items
@@ -68,16 +69,3 @@ class MCI(Encoder):
             content[1] + side[1],
             {"ego": ego, "content": content, "side": side},
         )
-
-    def _similar(self, inputs: Inputs, items: jax.Array) -> jax.Array:
-        """Each item's neighbours by the modalities, `[item_rows, d]`."""
-        if self.item_layers == 1:
-            return multiply(inputs.item_item["fused"], items)
-        total = jnp.zeros_like(items)
-        names = sorted(inputs.item_item)
-        for name, weight in shares(names, self.modality_weights).items():
-            similar = items
-            for _ in range(self.item_layers):
-                similar = multiply(inputs.item_item[name], similar)
-            total += weight * similar
-        return total

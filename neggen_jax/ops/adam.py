@@ -39,6 +39,8 @@ class Rates:
       clip: factor on gradients.
       beta1: decay of the mean.
       beta2: decay of the mean square.
+      rest1: 1 - beta1, rounded once.
+      rest2: 1 - beta2, alike.
       unbias1: factor that makes up for a mean that began at 0.
       unbias2: the same of the mean square.
       epsilon: beside the root of the mean square.
@@ -49,6 +51,8 @@ class Rates:
     clip: jax.Array
     beta1: jax.Array
     beta2: jax.Array
+    rest1: jax.Array
+    rest2: jax.Array
     unbias1: jax.Array
     unbias2: jax.Array
     epsilon: jax.Array
@@ -104,10 +108,8 @@ def apply(
         total = parts.sum(axis=0)
         return parameter, Moments(mean, square), Sums(total[0], total[1])
     clipped = gradient * rates.clip
-    mean = rates.beta1 * moments.mean + (1 - rates.beta1) * clipped
-    square = (
-        rates.beta2 * moments.square + (1 - rates.beta2) * clipped * clipped
-    )
+    mean = rates.beta1 * moments.mean + rates.rest1 * clipped
+    square = rates.beta2 * moments.square + rates.rest2 * clipped * clipped
     size = jnp.sqrt(square * rates.unbias2) + rates.epsilon
     update = mean * rates.unbias1 / size + rates.decay * parameter
     update = -rates.rate * update

@@ -197,7 +197,7 @@ ffi::Error Multiply(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> starts,
 
 // Numbers of one step; in the order of `Rates` in adam.py.
 struct Rates {
-  float clip, beta1, beta2, unbias1, unbias2, epsilon, rate, decay;
+  float clip, beta1, beta2, rest1, rest2, unbias1, unbias2, epsilon, rate, decay;
 };
 
 // Sums are of so many numbers side by side.
@@ -206,8 +206,8 @@ constexpr int64_t kLanes = 16;
 // A macro, as no function that is called could be compiled for each processor.
 #define ADAM_STEP(i, lane)                                                     \
   const float raw = g[i], clipped = raw * by.clip;                             \
-  const float mean = by.beta1 * m[i] + rest1 * clipped;                        \
-  const float square = by.beta2 * v[i] + rest2 * clipped * clipped;            \
+  const float mean = by.beta1 * m[i] + by.rest1 * clipped;                        \
+  const float square = by.beta2 * v[i] + by.rest2 * clipped * clipped;            \
   const float root = __builtin_sqrtf(square * by.unbias2) + by.epsilon;        \
   const float update =                                                         \
       -by.rate * (mean * by.unbias1 / root + by.decay * p[i]);                 \
@@ -223,7 +223,6 @@ FOR_EACH_CPU void AdamStep(const Rates& by, int64_t size,
                            const float* __restrict g, float* __restrict m,
                            float* __restrict v, float* __restrict p,
                            float* sums) {
-  const float rest1 = 1.0f - by.beta1, rest2 = 1.0f - by.beta2;
   float of_g[kLanes] = {}, of_u[kLanes] = {};
   for (int64_t first = 0; first < size; first += kLanes) {
     const int64_t count = std::min(kLanes, size - first);

@@ -125,7 +125,7 @@ def adam(
       mean: of gradients, alike.
       square: the mean of their squares, alike.
       parameter: alike.
-      rates: float32 `[8]`; see `adam.Rates`.
+      rates: float32 `[10]`; see `adam.Rates`.
       lazy: see `adam.apply`.
 
     Returns:

@@ -26,8 +26,14 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from neggen_jax.ops import native
 
 
+@jax.custom_vjp
 def take(table: jax.Array, rows: jax.Array) -> jax.Array:
-    """`table[rows]`, of a table that needs no gradient if it is of bfloat16."""
+    """`table[rows]`.
+
+    Args:
+      table: `[n, ...]`.
+      rows: integers of any shape.
+    """
     if table.dtype != jnp.bfloat16:
         return table[rows]
 
@@ -39,6 +45,20 @@ def take(table: jax.Array, rows: jax.Array) -> jax.Array:
         table, rows, cpu=as_bits, default=lambda table, rows: table[rows]
     )
     return found
+
+
+def _take_forward(table: jax.Array, rows: jax.Array) -> Any:
+    return take(table, rows), (table, rows)
+
+
+def _take_backward(kept: Any, g: jax.Array) -> tuple[jax.Array, None]:
+    table, rows = kept
+    # A row may be taken often: sums are of float32.
+    zeros = jnp.zeros(table.shape, jnp.float32)
+    return zeros.at[rows].add(g.astype(jnp.float32)).astype(table.dtype), None
+
+
+take.defvjp(_take_forward, _take_backward)
 
 
 @jax.custom_vjp
