@@ -23,10 +23,13 @@ NEEDS = {
     "freedom": Needs(
         user_item=True,
         features=True,
-        item_item=ItemGraph(5, "binary"),
-        fuse={"text": 0.9, "image": 0.1},
+        item_item=ItemGraph(5, "binary", fuse={"text": 0.9, "image": 0.1}),
     ),
-    "text": Needs(features=True, item_item=COSINE, modalities=("text",)),
+    "text": Needs(
+        features=True,
+        item_item=ItemGraph(5, "cosine", ("text",)),
+        modalities=("text",),
+    ),
     "neggen": Needs(user_item=True, counterfactuals=True),
 }
 # What is as long as the fullest shard has entries, of graphs and positives.
@@ -98,10 +101,10 @@ def test_shards_have_room_for_their_skew(eight):
     assert not graph.forward.pushes
     assert graph.backward.pushes
     # 100 000 (1 - exp(-.15625)) = 14 466 columns of 100 000; 15 913 with the
-    # skew, 8 times that in 2 rounds, of 995 tiles each.
+    # skew, 8 times that in 4 rounds, of 498 tiles each.
     graph = sparse.abstract_graph(10**6, (8_000, 800_000), pull, skew=1.1)
-    assert graph.forward.send.shape == (8, 2, 8, 7960)
-    assert graph.forward.weights.shape == (8, 2, 68_750)
+    assert graph.forward.send.shape == (8, 4, 8, 3984)
+    assert graph.forward.weights.shape == (8, 4, 34_375)
 
 
 @pytest.mark.parametrize("rows", [64, 8_000])

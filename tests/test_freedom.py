@@ -12,7 +12,7 @@ import pytest
 from conftest import MESHES, on_mesh
 from scipy import stats
 
-from neggen_jax.data.inputs import build, sizes
+from neggen_jax.data.inputs import Needs, build, sizes, union
 from neggen_jax.errors import InputError
 from neggen_jax.models import FREEDOM, LightGCN
 from neggen_jax.models.freedom import prune
@@ -57,6 +57,28 @@ def test_pruning_nothing_or_all(catalog):
     for dropout in (1.0, -0.1):
         with pytest.raises(InputError, match="is no share"):
             pruner(catalog, dropout=dropout)(0)
+
+
+def test_its_graph_is_of_its_own_modalities(catalog, one):
+    """Whatever else reads features, as a source of negatives may."""
+    size = sizes(catalog, one)
+    needs = FREEDOM(size, modalities=("text",), neighbours=4).needs()
+    inputs = build(catalog, union(needs, Needs(features=True)), one)
+    assert set(inputs.features) == {"text", "image"}
+    graph = sparse.dense(inputs.item_item["fused"])
+    want = dense.nearest_items(catalog.features["text"], 4, "binary")
+    np.testing.assert_allclose(
+        graph[: size.items, : size.items], want, atol=1e-7
+    )
+
+
+def test_two_graphs_of_different_items_are_refused(catalog, one):
+    size = sizes(catalog, one)
+    ours = FREEDOM(size, modalities=("text",)).needs()
+    assert union(ours, union(Needs(), ours)) == ours
+    for other in (FREEDOM(size), FREEDOM(size, graph_weights={"text": 1.0})):
+        with pytest.raises(InputError, match="different item-item graphs"):
+            union(ours, other.needs())
 
 
 def test_pruning_prefers_edges_between_rare_ends(catalog, one):

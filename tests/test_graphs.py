@@ -189,9 +189,8 @@ def test_build_makes_what_is_needed_and_no_more(catalog, partition):
     needs = Needs(
         user_item=True,
         features=True,
-        item_item=ItemGraph(4, "binary"),
+        item_item=ItemGraph(4, "binary", ("image",), {"image": 2.0}),
         modalities=("image",),
-        fuse={"image": 2.0},
     )
     inputs = build(catalog, needs, partition)
     assert sparse.dense(inputs.user_item).shape == (

@@ -50,10 +50,16 @@ class ItemGraph:
       neighbours: k, the item itself included.
       values: "cosine" keeps the similarities and normalises symmetrically
         (MCI); "binary" weighs every neighbour alike (FREEDOM).
+      modalities: which ones have a graph; () takes all that the catalogue
+        has.
+      fuse: modality -> weight; the graphs are added up, with these weights
+        scaled to sum to 1, into one graph named "fused".
     """
 
     neighbours: int = 10
     values: str = "cosine"
+    modalities: tuple[str, ...] = ()
+    fuse: Mapping[str, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +69,9 @@ class Needs:
     Attributes:
       user_item: the normalised user-item graph.
       features: the feature matrix of each modality, standardised.
-      item_item: one graph per modality, or None.
-      modalities: which modalities; () takes all that the catalogue has.
-      fuse: modality -> weight; the item-item graphs are added up, with these
-        weights scaled to sum to 1, into one graph named "fused".
+      item_item: graphs by modality, or one of all, or None.
+      modalities: those that features are of; () takes all that the catalogue
+        has.
       counterfactuals: what `config.data.counterfactuals` names.
     """
 
@@ -74,7 +79,6 @@ class Needs:
     features: bool = False
     item_item: ItemGraph | None = None
     modalities: tuple[str, ...] = ()
-    fuse: Mapping[str, float] | None = None
     counterfactuals: bool = False
 
 
@@ -84,27 +88,22 @@ def union(one: Needs, other: Needs) -> Needs:
     Raises:
       InputError: if they need different item-item graphs.
     """
-    graphs = {
-        (need.item_item, tuple(sorted((need.fuse or {}).items())))
-        for need in (one, other)
-        if need.item_item is not None
-    }
-    if len(graphs) > 1:
+    graphs = [n.item_item for n in (one, other) if n.item_item is not None]
+    if graphs and graphs[0] != graphs[-1]:
         raise InputError(
             "Two parts of the recommender need different item-item graphs.",
-            found=", ".join(str(graph) for graph, _ in graphs),
-            fix="give them the same neighbours, or use one of them alone",
+            found=" and ".join(map(str, graphs)),
+            fix="give them the same neighbours and modalities, or use one of "
+            "them alone",
         )
-    chosen = one if one.item_item is not None else other
-    reading = [n for n in (one, other) if n.features or n.item_item]
+    reading = [need for need in (one, other) if need.features]
     every = any(not need.modalities for need in reading)
     named = {name for need in reading for name in need.modalities}
     return Needs(
         user_item=one.user_item or other.user_item,
         features=one.features or other.features,
-        item_item=chosen.item_item,
+        item_item=graphs[0] if graphs else None,
         modalities=() if every else tuple(sorted(named)),
-        fuse=chosen.fuse,
         counterfactuals=one.counterfactuals or other.counterfactuals,
     )
 
@@ -160,8 +159,8 @@ def sizes(catalog: Catalog, partition: Partition) -> Sizes:
     )
 
 
-def modalities(catalog: Catalog, needs: Needs) -> tuple[str, ...]:
-    """The modalities that an encoder will read, in alphabetical order.
+def modalities(catalog: Catalog, needs: Needs | ItemGraph) -> tuple[str, ...]:
+    """The modalities of features or graphs, in alphabetical order.
 
     Raises:
       InputError: if one is asked for that the catalogue lacks, or if some
@@ -214,10 +213,10 @@ def build(
                 needs.item_item.values,
                 partition,
             )
-            for name in modalities(catalog, needs)
+            for name in modalities(catalog, needs.item_item)
         }
-        if needs.fuse is not None:
-            similar = {"fused": graphs.fuse(similar, needs.fuse)}
+        if needs.item_item.fuse is not None:
+            similar = {"fused": graphs.fuse(similar, needs.item_item.fuse)}
         item_item = {
             name: graphs.place(edges, size.item_rows, partition)
             for name, edges in similar.items()
@@ -279,10 +278,10 @@ def abstract(
             edges, (size.user_rows, size.item_rows), partition, skew=skew
         )
     if needs.item_item is not None:
-        names = modalities(catalog, needs)
+        names = modalities(catalog, needs.item_item)
         near = size.items * min(needs.item_item.neighbours, size.items)
         counts = dict.fromkeys(names, near)
-        if needs.fuse is not None:
+        if needs.item_item.fuse is not None:
             counts = {"fused": near * len(names)}
         shape = size.item_rows, size.item_rows
         item_item = {

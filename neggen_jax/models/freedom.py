@@ -75,12 +75,15 @@ class FREEDOM(Encoder):
 
     def needs(self) -> Needs:
         """Both graphs and the feature matrices."""
+        modalities = tuple(self.modalities)
+        graph = ItemGraph(
+            self.neighbours, "binary", modalities, self.graph_weights
+        )
         return Needs(
             user_item=True,
             features=True,
-            item_item=ItemGraph(self.neighbours, "binary"),
-            modalities=tuple(self.modalities),
-            fuse=self.graph_weights,
+            item_item=graph,
+            modalities=modalities,
         )
 
     def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:

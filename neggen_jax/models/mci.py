@@ -44,8 +44,9 @@ class MCI(Encoder):
         """The user-item graph and one item-item graph per modality."""
         return Needs(
             user_item=True,
-            item_item=ItemGraph(self.neighbours, "cosine"),
-            modalities=tuple(self.modalities),
+            item_item=ItemGraph(
+                self.neighbours, "cosine", tuple(self.modalities)
+            ),
         )
 
     @nn.compact

@@ -18,12 +18,12 @@ from neggen_jax import hosts
 from neggen_jax.ops.layout import Cutting, Entries, Rows, compress, fullest
 
 # Vectors that a shard is sent in a round, about. TPUs keep so many in the
-# memory of the chip's core (32 MiB in float32 and up to 128 wide), and work on
-# them there. More would pass through HBM several times; fewer make more
-# rounds, and each goes over the sums again. LightGCN on 16, 64 and 256 v5e
-# chips (docs/plans.toml) moved 84, 85, 87 GB a step with 2^15, 70, 85, 88 with
-# 2^16, and 56, 111, 145 with 2^17.
-ROUND = 2**16
+# memory of the chip's core (16 MiB in float32 and up to 128 wide), and work on
+# them there. More pass through HBM several times, sooner or later; fewer make
+# more rounds, and each goes over the sums again. LightGCN on 16 and 256 v6e
+# chips (docs/plans.toml) moved 85 and 85 GB a step with 2^15, 74 and 198 with
+# 2^16, and 86 on 256 with 2^14; on v5e 84 and 87, and 70 and 88.
+ROUND = 2**15
 # Rows of a tile of TPUs' memory.
 _TILE = 8
 
