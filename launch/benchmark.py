@@ -35,7 +35,9 @@ _EXPERIMENTS = flags.DEFINE_multi_string(
     "plus signs: FILE.py:ARGUMENT+key=value. May be given several times.",
 )
 _SIZE = flags.DEFINE_string(
-    "size", "baby", "Of the catalogue: demo, baby, sports or electronics."
+    "size",
+    "baby",
+    "Of the catalogue: demo, baby, sports, electronics or million.",
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs that medians are over.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of what is timed.")

@@ -33,6 +33,14 @@ SIZES = {
     "baby": Bazaar.baby(**_WIDE),
     "sports": Bazaar.sports(**_WIDE),
     "electronics": Bazaar.electronics(**_WIDE),
+    "million": Bazaar(
+        num_users=1_000_000,
+        num_items=200_000,
+        interactions_per_user=10.0,
+        features="direct",
+        text_width=384,
+        image_width=512,
+    ),
 }
 
 COLUMNS = (

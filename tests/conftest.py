@@ -13,6 +13,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
+        # Programs here are small, and take longer to compile than to run.
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
     ]
 ).strip()
 # See `command._make_threads`.
