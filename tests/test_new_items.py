@@ -172,9 +172,20 @@ def test_refuses_bad_files(tmp_path, line, message):
 
 # -- encoded as the others were ----------------------------------------------
 
-WORDS = (
-    ["red", "blue", "green", "wool", "silk", "linen", "coat", "dress", "shirt", "long", "short", "warm"]
-)
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "wool",
+    "silk",
+    "linen",
+    "coat",
+    "dress",
+    "shirt",
+    "long",
+    "short",
+    "warm",
+]
 
 
 def texts(count, seed):
