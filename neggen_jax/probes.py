@@ -153,7 +153,9 @@ def ask(
             {"params": params}, tables, method=call
         )
     )
-    before, after, changed = [], [], []
+    before: list[np.ndarray] = []
+    after: list[np.ndarray] = []
+    changed: list[np.ndarray] = []
     for probe in which:
         said = effect(params, _tables(run, probes, probe, items))
         # The same question without a change.

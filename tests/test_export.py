@@ -267,6 +267,13 @@ def test_the_manifest_tells_of_every_file(trained, exported, workdir):
     assert about["fingerprint"] == trained.run.catalog.identity
 
 
+def test_the_scorer_does_not_tell_of_this_machine(exported):
+    directory, _ = exported
+    program = (directory / "scorer.stablehlo").read_bytes()
+    assert b"neggen_jax" not in program
+    assert os.fsencode(ROOT) not in program
+
+
 def test_an_export_is_whole_or_not_there(trained, exported, tmp_path):
     directory, about = exported
     with pytest.raises(InputError, match="exists already"):

@@ -117,7 +117,7 @@ def _vector(value: Any, modality: str, where: str) -> np.ndarray:
     try:
         vector = np.asarray(value, np.float32)
     except (TypeError, ValueError):
-        vector = np.zeros((0, 0))
+        vector = np.zeros((0, 0), np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise InputError(
             f"The {modality} vector of a new item is none.",

@@ -93,9 +93,9 @@ def place(
             )
         if needs.fuse is not None:
             shares = graphs.shares(near, needs.fuse)
-            items = [near[name][0] for name in near]
-            weights = [near[name][1] * shares[name] for name in near]
-            near = {"fused": tuple(np.hstack(x) for x in (items, weights))}
+            items = np.hstack([near[name][0] for name in near])
+            weights = np.hstack([near[name][1] * shares[name] for name in near])
+            near = {"fused": (items, weights)}
     return NewItems(
         features,
         {

@@ -35,7 +35,10 @@ def lists(
     from rich.progress import Progress
 
     total = None if users is not None else len(trained.user_names)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("users", total=total)
         count = recommend(
             trained,

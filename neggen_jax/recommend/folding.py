@@ -166,12 +166,13 @@ def measure(run: Run, params: Any, split: str = "test") -> dict[str, Any]:
     name, k = metric(run)
     ranker = run.ranker(split)
     found: dict[str, Any] = {"metric": name, "split": split}
-    tables = {"trained": users, "folded": folded}
+    tables = {
+        "trained": users,
+        "folded": run.partition.put(folded, "user", None),
+    }
     if alone.any():
-        tables["alone"] = alone
+        tables["alone"] = run.partition.put(alone, "user", None)
     for word, table in tables.items():
-        if word != "trained":
-            table = run.partition.put(table, "user", None)
         ranked = ranker(table, items)
         values = metrics.summarize(evaluate.accuracy(ranked, (k,)))
         found[word] = values[name]

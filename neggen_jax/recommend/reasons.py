@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from neggen_jax.catalog import Counterfactuals
@@ -100,9 +101,9 @@ class Attributes:
         )
         source = self.run.program.recommender.sources[self.source]
         assert isinstance(source, Counterfactual)
-        base = self.base[rows][:, None]
+        base = jnp.asarray(self.base[rows][:, None])
         one, other = (
-            np.asarray(source.moved(base, effect))
+            np.asarray(source.moved(base, jnp.asarray(effect)))
             for effect in (said.before, said.after)
         )
         where = where.reshape(items.shape)

@@ -198,7 +198,7 @@ def _vectors(
         if row not in given and _has(new, row, modality)
     ]
     if rest:
-        parts = {
+        parts: dict[str, Any] = {
             name: [getattr(new, name)[row] for row in rest]
             for name in ("ids", "titles", "texts", "attributes", "images")
         }
