@@ -34,10 +34,11 @@ $(VENV)/.env: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-gcs.txt \
+$(VENV)/.dev: requirements-dev.txt requirements-ann.txt requirements-gcs.txt \
 		requirements-mllm.txt requirements-openai.txt $(VENV)/.env
-	$(PIP) install --quiet -r requirements-dev.txt -r requirements-gcs.txt \
-		-r requirements-mllm.txt -r requirements-openai.txt
+	$(PIP) install --quiet -r requirements-dev.txt -r requirements-ann.txt \
+		-r requirements-gcs.txt -r requirements-mllm.txt \
+		-r requirements-openai.txt
 	touch $@
 
 clean:

@@ -52,12 +52,20 @@ class Asked:
     """What a causal module answers to A probes of I items.
 
     Attributes:
-      effects: float32 `[I, A, d]`; zero where nothing was changed.
+      before: float32 `[I, A, d]`, c of the item as it is; zero where nothing
+        was changed.
+      after: float32 `[I, A, d]`, of the item once it is changed.
       changed: bool `[I, A]`, whether there is such a probe of the item.
     """
 
-    effects: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
     changed: np.ndarray
+
+    @property
+    def effects(self) -> np.ndarray:
+        """What the module takes the value to be worth, `[I, A, d]`."""
+        return self.before - self.after
 
 
 def source_of(run: Run) -> str:
@@ -115,8 +123,12 @@ def ask(
     probes: Counterfactuals,
     which: list[Probe],
     dim: int,
+    items: np.ndarray | None = None,
 ) -> Asked:
     """Asks a causal module.
+
+    With c = P(h - h~) an item is as it is where a change counts, and changed
+    where none does.
 
     Args:
       run: composed.
@@ -125,6 +137,7 @@ def ask(
       probes: the set.
       which: probes of it.
       dim: width of the embeddings.
+      items: rows of those that are asked about, I of them; None for all.
     """
     model, moments = run.program.recommender, run.inputs.counterfactuals
     source = model.sources[name]
@@ -140,44 +153,54 @@ def ask(
             {"params": params}, tables, method=call
         )
     )
-    effects, changed = [], []
+    before: list[np.ndarray] = []
+    after: list[np.ndarray] = []
+    changed: list[np.ndarray] = []
     for probe in which:
-        said = effect(params, _tables(run, probes, probe))
+        said = effect(params, _tables(run, probes, probe, items))
         # The same question without a change.
-        nothing = effect(params, _tables(run, probes, probe, change=False))
+        nothing = effect(
+            params, _tables(run, probes, probe, items, change=False)
+        )
         there = np.asarray(said.present)[:, 0]
         if source.effect == "content":
-            # What the item is worth less, once it is changed.
-            moved = nothing.counterfactual[:, 0] - said.counterfactual[:, 0]
+            pair = nothing.counterfactual[:, 0], said.counterfactual[:, 0]
         else:
-            moved = said.factual - nothing.factual
-        effects.append(np.where(there[:, None], np.asarray(moved), 0))
+            pair = said.factual, nothing.factual
+        for found, vectors in zip((before, after), pair, strict=True):
+            found.append(np.where(there[:, None], np.asarray(vectors), 0))
         changed.append(there)
-    return Asked(np.stack(effects, axis=1), np.stack(changed, axis=1))
+    return Asked(*(np.stack(part, axis=1) for part in (before, after, changed)))
 
 
 def _tables(
-    run: Run, probes: Counterfactuals, probe: Probe, change: bool = True
+    run: Run,
+    probes: Counterfactuals,
+    probe: Probe,
+    items: np.ndarray | None,
+    change: bool = True,
 ) -> dict[str, Rewritten]:
-    """All items, of which one modality is told otherwise in one attribute.
+    """Items, of which one modality is told otherwise in one attribute.
 
     With `change` off it is told anew, and the same.
     """
     known = run.catalog.counterfactuals
     assert known is not None
+    some: Any = slice(None) if items is None else items
     tables = {}
     for modality, part in known.modalities.items():
-        count, width = part.factual.shape
-        other = np.zeros((count, 1, width), np.float32)
-        there = np.zeros((count, 1), np.bool_)
         if modality == probe.modality:
             part = probes.modalities[modality]
             slot = slice(probe.slot, probe.slot + 1)
-            there = part.present[:, slot]
-            other = part.counterfactual[:, slot]
-            if not change:
-                other = part.factual[:, None]
-        rows = (part.factual, part.described, other, there)
+            there = part.present[some, slot]
+            other = part.counterfactual[some, slot]
+        factual, described = part.factual[some], part.described[some]
+        if modality != probe.modality:
+            other = np.zeros((len(factual), 1, part.dim), np.float32)
+            there = np.zeros((len(factual), 1), np.bool_)
+        elif not change:
+            other = factual[:, None]
+        rows = (factual, described, other, there)
         tables[modality] = Rewritten(*(jnp.asarray(row) for row in rows))
     return tables
 

@@ -8,12 +8,16 @@ in it, and is renamed by copying.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import importlib.util
 import os
+import pathlib
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -123,6 +127,68 @@ def write(path: epath.Path, data: bytes) -> None:
         return
     try:
         path.write_bytes(data)
+    except OSError:
+        raise
+    except Exception as error:
+        # gcsfs, aiohttp and the login have errors of their own.
+        raise OSError(first_line(error)) from error
+
+
+@contextlib.contextmanager
+def appearing(
+    path: epath.Path, overwrite: bool = False
+) -> Iterator[pathlib.Path]:
+    """Yields a file of this machine that becomes another at the end.
+
+    If the body raises, nothing has changed.
+
+    Args:
+      path: to be made.
+      overwrite: whether it may replace a file that is there.
+
+    Raises:
+      InputError: if it is there and may not be replaced, or cannot be
+        written.
+    """
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise InputError(
+            "The output exists already.",
+            where=path,
+            fix="name another one, or pass --overwrite to replace it",
+        )
+    with contextlib.ExitStack() as stack:
+        try:
+            if remote(path):
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                partial = pathlib.Path(folder) / path.name
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                name = f".{path.name}.{os.getpid()}.partial"
+                partial = pathlib.Path(path.parent / name)
+                stack.callback(partial.unlink, missing_ok=True)
+            yield partial
+            if remote(path):
+                upload(partial, path)
+            else:
+                partial.replace(path)
+        except OSError as error:
+            raise InputError(
+                "The output could not be written; nothing was changed.",
+                where=path,
+                found=error.strerror or error,
+                fix="make room, or name another place",
+            ) from error
+
+
+def upload(source: pathlib.Path, target: epath.Path) -> None:
+    """Copies a file into a bucket, in pieces.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    try:
+        with source.open("rb") as file, target.open("wb") as out:
+            shutil.copyfileobj(file, out, 2**24)
     except OSError:
         raise
     except Exception as error:

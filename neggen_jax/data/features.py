@@ -81,12 +81,9 @@ def extract(
     track = tracked if progress else untracked
     # Made first: a missing model is found before all images are read.
     coder = kind(model, dim, batch_size, seed, track)
-    source: dict[str, Any]
-    contents: list[Any]
-    if modality == "text":
-        contents, source = _texts(records, text_attributes)
-    else:
-        contents, source = _images(records, bad_images, track)
+    contents, source = contents_of(
+        records, modality, text_attributes, bad_images, track
+    )
     having = np.array([content is not None for content in contents])
     if not having.any():
         raise InputError(
@@ -109,6 +106,30 @@ def extract(
         "sha256": hashlib.sha256(values.data).hexdigest(),
     }
     return Features(values, present, manifest)
+
+
+def contents_of(
+    records: ItemRecords,
+    modality: str,
+    attributes: Sequence[str] | None = None,
+    bad_images: str = "error",
+    track: Any = untracked,
+) -> tuple[list[Any], dict[str, Any]]:
+    """What an encoder is given of each item, or None; and where it is from.
+
+    Args:
+      records: the items.
+      modality: "text" or "image".
+      attributes: see `item_text`.
+      bad_images: see `extract`.
+      track: shows how far the work is.
+
+    Raises:
+      InputError: for content that cannot be read.
+    """
+    if modality == "text":
+        return _texts(records, attributes)
+    return _images(records, bad_images, track)
 
 
 def item_text(
@@ -183,7 +204,7 @@ def encoder_of(
 
 def _texts(
     records: ItemRecords, attributes: Sequence[str] | None
-) -> tuple[list[str | None], dict[str, Any]]:
+) -> tuple[list[Any], dict[str, Any]]:
     """Each item's text or None, and where they come from."""
     known = {name for item in records.attributes for name in item}
     for name in attributes or ():
@@ -215,7 +236,7 @@ def _texts(
 
 def _images(
     records: ItemRecords, bad_images: str, track: Any
-) -> tuple[list[Path | None], dict[str, Any]]:
+) -> tuple[list[Any], dict[str, Any]]:
     """Each item's image file or None, and where they come from."""
     root = Path(records.image_root)
     having = [item for item, file in enumerate(records.images) if file]

@@ -105,10 +105,61 @@ def nearest_items(
     return Edges(np.stack([present[rows], present[columns]]), weights)
 
 
-def _search(
-    vectors: np.ndarray, among: np.ndarray, k: int, partition: Partition
+def near_known(
+    features: Features,
+    vectors: np.ndarray,
+    neighbours: int,
+    values: str,
+    partition: Partition,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine top-k of some rows among themselves.
+    """Rows of `nearest_items` for items that are not in the catalogue.
+
+    As there, an item is its own first neighbour; of the k - 1 others all are
+    items of the catalogue, whose own rows stay as they are.
+
+    Args:
+      features: one modality of the catalogue.
+      vectors: of the new items, `[n, f]`; a zero row has no neighbours.
+      neighbours: k.
+      values: see `nearest_items`.
+      partition: devices that search.
+
+    Returns:
+      Items int32 and weights float32, `[n, k - 1]` each; a weight is 0 where
+      there is no neighbour.
+    """
+    present = np.flatnonzero(features.present)
+    here = np.flatnonzero(vectors.any(axis=1))
+    k = min(neighbours - 1, len(present))
+    items = np.zeros((len(vectors), k), np.int32)
+    weights = np.zeros((len(vectors), k), np.float32)
+    if not k or not len(here):
+        return items, weights
+    similarity, found = _search(
+        features.values, present, k, partition, vectors[here]
+    )
+    similarity = similarity.astype(np.float64)
+    if values == "binary":
+        similarity = np.ones_like(similarity)
+        total = np.full(len(present), float(min(neighbours, len(present))))
+    else:
+        similarity = np.maximum(similarity, 0)
+        known, _ = _search(features.values, present, neighbours, partition)
+        total = np.maximum(known, 0, dtype=np.float64).sum(axis=1)
+    own = 1 + similarity.sum(axis=1, keepdims=True)
+    items[here] = present[found]
+    weights[here] = similarity / np.sqrt(own * total[found])
+    return items, weights
+
+
+def _search(
+    vectors: np.ndarray,
+    among: np.ndarray,
+    k: int,
+    partition: Partition,
+    sought: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine top-k among some rows: of each of them, or of other vectors.
 
     Args:
       vectors: `[n, f]`; each process reads those of its own devices, and the
@@ -116,22 +167,26 @@ def _search(
       among: which of them.
       k: how many.
       partition: devices that search.
+      sought: `[m, f]`; None takes the rows themselves.
 
     Returns:
-      Similarities and positions in `among`, `[len(among), k]` each.
+      Similarities and positions in `among`, `[m or len(among), k]` each.
     """
     count = len(among)
     size = ranking.tiled_size(count, partition)
+    asked = count if sought is None else len(sought)
 
-    def unit(rows: np.ndarray, room: int) -> np.ndarray:
-        some = vectors[among[rows]]
+    def known(rows: np.ndarray) -> np.ndarray:
+        return vectors[among[rows]]
+
+    def unit(some: np.ndarray, room: int) -> np.ndarray:
         norms = np.linalg.norm(some, axis=1, keepdims=True)
         out = np.zeros((room, some.shape[1]), np.float32)
-        out[: len(rows)] = some / norms
+        out[: len(some)] = some / norms
         return out
 
     mine = partition.mine(size, "ranked")
-    own = unit(mine[mine < count], len(mine))
+    own = unit(known(mine[mine < count]), len(mine))
     items = partition.join(own, mine, size, "ranked")
     none = ranking.Excluded(np.full(1, 2**30, np.int32), np.zeros(1, np.int32))
     search = jax.jit(
@@ -146,9 +201,10 @@ def _search(
     )
     block = _BLOCK * partition.shards("batch")
     scores, found = [], []
-    for start in range(0, count, block):
-        rows = np.arange(start, min(start + block, count))
-        padded = unit(rows, block)
+    for start in range(0, asked, block):
+        rows = np.arange(start, min(start + block, asked))
+        some = known(rows) if sought is None else sought[rows]
+        padded = unit(some, block)
         best = search(partition.put(padded, "batch", None), items, none)
         best = jax.device_get(best)
         scores.append(best[0][: len(rows)])

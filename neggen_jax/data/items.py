@@ -53,15 +53,88 @@ def read_records(root: Path) -> ItemRecords | None:
         for number, line in enumerate(file):
             item = _parse(line, number, start, path)
             start += len(line)
-            records.ids.append(_first(item, _IDS) or str(number))
-            records.titles.append(_text(item.get("title")))
-            records.texts.append(_first(item, _TEXTS))
-            pairs = {n: _text(v, ", ") for n, v in item["attributes"].items()}
-            records.attributes.append({n: v for n, v in pairs.items() if v})
-            records.images.append(_first(item, _IMAGES))
+            _append(records, item, _first(item, _IDS) or str(number))
     if not records.ids:
         raise InputError("The items' file is empty.", where=path)
     return records
+
+
+def read_new(path: Path) -> tuple[ItemRecords, dict[str, dict[int, Any]]]:
+    """Reads items that are in no dataset yet, one JSON object a line.
+
+    Fields as `read_records` has them, but for `itemID`; the identifier is
+    required, images are relative to the file, and `vectors` may hold one
+    vector for each modality, which then stands for the content.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The records, and modality -> row -> the vector that was given.
+
+    Raises:
+      InputError: naming the line that is not such an object.
+    """
+    records = ItemRecords([], [], [], [], [], str(path.parent))
+    vectors: dict[str, dict[int, Any]] = {}
+    lines: dict[str, int] = {}
+    with _opened(path) as file:
+        start = 0
+        for number, line in enumerate(file):
+            item = _parse(line, number, start, path)
+            start += len(line)
+            name, where = _first(item, _IDS), f"{path}, line {number + 1}"
+            if not name or name in lines:
+                raise InputError(
+                    f"Two new items are called {name!r}."
+                    if name
+                    else "A new item has no identifier.",
+                    where=where,
+                    expected=f"one of {', '.join(_IDS)}, each time another",
+                    found=f"also line {lines[name]}" if name else None,
+                )
+            lines[name] = number + 1
+            _append(records, item, name)
+            given = item.get("vectors") or {}
+            for modality, vector in given.items():
+                found = _vector(vector, modality, where)
+                vectors.setdefault(modality, {})[number] = found
+    if not records.ids:
+        raise InputError("There are no new items in the file.", where=path)
+    return records, vectors
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(
+            "The items' file cannot be read.", where=path, found=error.strerror
+        ) from error
+
+
+def _vector(value: Any, modality: str, where: str) -> np.ndarray:
+    try:
+        vector = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros((0, 0), np.float32)
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise InputError(
+            f"The {modality} vector of a new item is none.",
+            where=where,
+            expected="a list of finite numbers",
+            found=json.dumps(value)[:80],
+        )
+    return vector
+
+
+def _append(records: ItemRecords, item: Mapping[str, Any], name: str) -> None:
+    records.ids.append(name)
+    records.titles.append(_text(item.get("title")))
+    records.texts.append(_first(item, _TEXTS))
+    pairs = {n: _text(v, ", ") for n, v in item["attributes"].items()}
+    records.attributes.append({n: v for n, v in pairs.items() if v})
+    records.images.append(_first(item, _IMAGES))
 
 
 def bare_records(ids: list[str]) -> ItemRecords:

@@ -183,9 +183,7 @@ def load(
     }
     items, users = None, None
     if records:
-        items = read_records(directory)
-    if records and "users" in known["files"]:
-        users = tables.read_users(_intact(directory, known["files"]["users"]))
+        items, users = read_records(directory), read_users(directory)
     made = None
     if counterfactuals is not None:
         made = rewritten.read(
@@ -236,6 +234,19 @@ def read_records(directory: str | os.PathLike[str]) -> ItemRecords | None:
     paths = _intact(directory, known["files"]["items"])
     root = known["image_root"] and os.fspath(directory / known["image_root"])
     return tables.read_items(paths, root)
+
+
+def read_users(directory: str | os.PathLike[str]) -> list[str] | None:
+    """Reads the users' own identifiers alone; None if there are none.
+
+    Raises:
+      InputError: see `read_records`.
+    """
+    directory = Path(directory).absolute()
+    known = describe(directory)
+    if "users" not in known["files"]:
+        return None
+    return tables.read_users(_intact(directory, known["files"]["users"]))
 
 
 def items_digest(known: Mapping[str, Any]) -> str:

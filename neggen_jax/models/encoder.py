@@ -9,6 +9,7 @@ generated negatives, ranking and sharding then work with it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,10 +19,12 @@ import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
 from neggen_jax.data.inputs import Inputs, Needs, Sizes
+from neggen_jax.data.new_items import NewItems
 from neggen_jax.models.projected import Projected
 from neggen_jax.ops.lookup import Spread, take
 
 Table = jax.Array | Projected
+Params = Mapping[str, Any]
 Pair = tuple[jax.Array | None, Table | None]
 
 
@@ -86,6 +89,22 @@ class Encoded:
         )
 
 
+@flax.struct.dataclass
+class Received:
+    """What a user's vector has of each of their items, beside its own part.
+
+    With d_u and d_i the train interactions of a user and of an item, a
+    user's vector is
+
+        sum over their items i of items[i] / sqrt(d_u d_i), plus a free part.
+
+    Attributes:
+      items: `[item_rows, d]`.
+    """
+
+    items: jax.Array
+
+
 class Encoder(nn.Module):
     """Base of all encoders.
 
@@ -116,6 +135,34 @@ class Encoder(nn.Module):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Embeds every user and item."""
         raise NotImplementedError
+
+    def received(self, params: Params, inputs: Inputs) -> Received | None:
+        """How users follow from their items; None if they do not.
+
+        By it users are folded in who were not there in training.
+
+        Args:
+          params: of the encoder, trained.
+          inputs: as ranking reads them.
+        """
+        del params, inputs
+        return None
+
+    def cold(
+        self, params: Params, inputs: Inputs, new: NewItems
+    ) -> jax.Array | None:
+        """Vectors of items that were not there in training, `[n, d]`.
+
+        Args:
+          params: of the encoder, trained.
+          inputs: as ranking reads them.
+          new: the items' content.
+
+        Returns:
+          None if they cannot be told by their content.
+        """
+        del params, inputs, new
+        return None
 
     def user_table(self, name: str = "users", dim: int | None = None):
         """A trained table with a row for every user, `[user_rows, dim]`."""

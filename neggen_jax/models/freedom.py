@@ -20,9 +20,10 @@ from flax.core import FrozenDict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
+from neggen_jax.data.new_items import NewItems
 from neggen_jax.errors import InputError
-from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.models.lightgcn import propagate
+from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
+from neggen_jax.models.lightgcn import propagate, received
 from neggen_jax.models.projected import Projection
 from neggen_jax.ops.sparse import Graph, edge_weights, multiply, subset
 
@@ -131,3 +132,19 @@ class FREEDOM(Encoder):
             learns = self.train_features
             views[name] = (users, content.whole() if learns else content)
         return Encoded(users, items + similar, views)
+
+    def received(self, params: Params, inputs: Inputs) -> Received:
+        """Layers 1 to L."""
+        ego = params["users"], params["items"]
+        return Received(received(inputs.user_item, *ego, self.layers))
+
+    def cold(
+        self, params: Params, inputs: Inputs, new: NewItems
+    ) -> jax.Array | None:
+        """What is near by content; nothing of the user-item graph."""
+        if not self.item_layers:
+            return None
+        similar = params["items"]
+        for _ in range(self.item_layers - 1):
+            similar = multiply(inputs.item_item["fused"], similar)
+        return new.item_item["fused"].of(similar)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs
-from neggen_jax.models.encoder import Encoded, Encoder
+from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
 from neggen_jax.ops.sparse import Graph, multiply
 
 
@@ -39,6 +40,28 @@ def propagate(
     return sum_users / (layers + 1), sum_items / (layers + 1)
 
 
+def received(
+    graph: Graph, users: jax.Array, items: jax.Array, layers: int
+) -> jax.Array:
+    """What each item hands to its users in `propagate`, `[item_rows, d]`.
+
+    A user of layer l is the sum over their items of layer l - 1, so that of
+    the mean over the layers all is known but layer 0, the user's own:
+
+        1 / (L + 1) sum over l < L of the items of layer l.
+
+    Args:
+      graph: normalised, `[user_rows, item_rows]`.
+      users: `[user_rows, d]`, layer 0.
+      items: `[item_rows, d]`, layer 0.
+      layers: L.
+    """
+    if layers == 0:
+        return jnp.zeros_like(items)
+    _, mean = propagate(graph, users, items, layers - 1)
+    return mean * (layers / (layers + 1))
+
+
 class LightGCN(Encoder):
     """Free vectors, smoothed over the user-item graph.
 
@@ -58,3 +81,8 @@ class LightGCN(Encoder):
         ego = self.user_table(), self.item_table()
         users, items = propagate(inputs.user_item, *ego, self.layers)
         return Encoded(users, items, {"ego": ego})
+
+    def received(self, params: Params, inputs: Inputs) -> Received:
+        """Layers 1 to L."""
+        ego = params["users"], params["items"]
+        return Received(received(inputs.user_item, *ego, self.layers))

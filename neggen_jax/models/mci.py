@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from neggen_jax.data.graphs import shares
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
-from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.models.lightgcn import propagate
+from neggen_jax.data.new_items import NewItems
+from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
+from neggen_jax.models.lightgcn import propagate, received
 from neggen_jax.ops.sparse import multiply
 
 
@@ -54,14 +56,7 @@ class MCI(Encoder):
         """Returns content + side; views hold the two apart."""
         ego = self.user_table(), self.item_table()
         content = propagate(inputs.user_item, *ego, self.layers)
-        names = sorted(self.modalities or inputs.item_item)
-        weights = shares(names, self.modality_weights)
-        side_items = jnp.zeros_like(ego[1])
-        for name, weight in weights.items():
-            similar = ego[1]
-            for _ in range(self.item_layers):
-                similar = multiply(inputs.item_item[name], similar)
-            side_items += self.side_scale * weight * similar
+        side_items = self._side(ego[1], inputs)
         # The user side of each modality is R^ times its item side; the sum
         # over modalities may be taken first, and one product is enough.
         side = multiply(inputs.user_item, side_items), side_items
@@ -70,3 +65,37 @@ class MCI(Encoder):
             content[1] + side[1],
             {"ego": ego, "content": content, "side": side},
         )
+
+    def received(self, params: Params, inputs: Inputs) -> Received:
+        """Layers 1 to L of the content view, and all of the side view."""
+        ego = params["users"], params["items"]
+        content = received(inputs.user_item, *ego, self.layers)
+        return Received(content + self._side(ego[1], inputs))
+
+    def cold(
+        self, params: Params, inputs: Inputs, new: NewItems
+    ) -> jax.Array | None:
+        """The side view, to which known items are near; no content view."""
+        if not self.item_layers:
+            return None
+        side = jnp.zeros(())
+        for name, weight in self._weights(inputs).items():
+            similar = params["items"]
+            for _ in range(self.item_layers - 1):
+                similar = multiply(inputs.item_item[name], similar)
+            side += self.side_scale * weight * new.item_item[name].of(similar)
+        return side
+
+    def _side(self, items: jax.Array, inputs: Inputs) -> jax.Array:
+        """The items' side view."""
+        side = jnp.zeros_like(items)
+        for name, weight in self._weights(inputs).items():
+            similar = items
+            for _ in range(self.item_layers):
+                similar = multiply(inputs.item_item[name], similar)
+            side += self.side_scale * weight * similar
+        return side
+
+    def _weights(self, inputs: Inputs) -> dict[str, float]:
+        names = sorted(self.modalities or inputs.item_item)
+        return shares(names, self.modality_weights)

@@ -8,10 +8,13 @@ all modalities side by side in the place of the visual ones.
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs
-from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.models.projected import Projection
+from neggen_jax.data.new_items import NewItems
+from neggen_jax.models.encoder import Encoded, Encoder, Params
+from neggen_jax.models.projected import Projected, Projection
 
 
 class VBPR(Encoder):
@@ -39,3 +42,13 @@ class VBPR(Encoder):
         )
         items = projection(features, free)
         return Encoded(users, items, {"ego": (users, items)})
+
+    def cold(self, params: Params, inputs: Inputs, new: NewItems) -> jax.Array:
+        """The content half; the free half is zero."""
+        names = sorted(self.modalities or inputs.features)
+        features = tuple(new.features[name] for name in names)
+        free = jnp.zeros((len(features[0]), self.dim))
+        projection = params["projection"]
+        return Projected(
+            features, projection["kernel"], projection["bias"], free
+        ).whole()

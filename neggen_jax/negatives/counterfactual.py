@@ -79,7 +79,7 @@ class Counterfactual(Source):
         rows = rewritten.rows(inputs.counterfactuals, {}, None)
         effect = self.causal(rows, encoded.items.shape[1])
         table: Any = encoded.items
-        items = self._with(table, effect.factual)
+        items = self.moved(table, effect.factual)
         return dataclasses.replace(encoded, items=items)
 
     def __call__(
@@ -92,7 +92,7 @@ class Counterfactual(Source):
         effect: Effect = self.causal(rows, base.shape[1])
         vectors = effect.counterfactual
         if self.score == "symmetric":
-            vectors = self._with(base[:, None], vectors)
+            vectors = self.moved(base[:, None], vectors)
         if not self.contrast:
             effect = dataclasses.replace(
                 effect, present=jnp.zeros_like(effect.present)
@@ -101,11 +101,11 @@ class Counterfactual(Source):
         return Negatives(
             vectors,
             weights,
-            positives=self._with(base, effect.factual),
+            positives=self.moved(base, effect.factual),
             effect=effect,
         )
 
-    def _with(self, items: jax.Array, effects: jax.Array) -> jax.Array:
+    def moved(self, items: jax.Array, effects: jax.Array) -> jax.Array:
         """Embeddings plus lambda times effects `[..., d]`."""
         if self.length == "embedding":
             size = jax.lax.stop_gradient(_length(items))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -155,7 +156,7 @@ def _local_top_k(queries, items, excluded, k, num_items, chooser):
     def some(number):
         part = jax.lax.dynamic_slice_in_dim(queries, number * held, held)
         mine = Excluded(excluded.queries - number * held, excluded.items)
-        return _tile_top_k(part, items, mine, k, num_items, chooser)
+        return tile_top_k(part, items, mine, k, num_items, chooser)
 
     if held == rows:
         scores, found = some(0)
@@ -165,8 +166,28 @@ def _local_top_k(queries, items, excluded, k, num_items, chooser):
     return scores, jnp.where(scores == -jnp.inf, -1, found)
 
 
-def _tile_top_k(queries, items, excluded, k, num_items, chooser):
-    """Top-k over the chunks of items `[chunks, width, d]`, one by one."""
+def tile_top_k(
+    queries: jax.Array,
+    items: jax.Array,
+    excluded: Excluded,
+    k: int,
+    num_items: Any,
+    chooser: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Top-k over chunks of items, one by one, on one device.
+
+    Args:
+      queries: `[Q, d]`, whole tiles of them.
+      items: `[chunks, width, d]`, likewise.
+      excluded: pairs that are left out.
+      k: length of each list.
+      num_items: true number of items.
+      chooser: a `Chooser`, or what has its methods.
+
+    Returns:
+      Scores `[Q, k]`, descending, and int32 items `[Q, k]`; anything where
+      the score is -inf.
+    """
     rows, dim = queries.shape
     chunks, width, _ = items.shape
     queries = queries.reshape(-1, TILE_QUERIES, dim)
