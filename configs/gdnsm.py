@@ -7,7 +7,8 @@ Everything of configs/baseline.py:ENCODER stays, the uniform negatives
 included; generated ones come beside them, in a second BPR. Words of the
 argument, all optional:
 
-    mci | lightgcn | mf | vbpr | freedom     the encoder (default mci)
+    mci | lightgcn | mf | vbpr | freedom | bm3 | mgcn | smore
+                    the encoder (default mci)
     bank            negatives are drawn for one pair in four of each batch,
                     kept for its user, and read for all: the cheap mode
     smoke           two epochs, all negatives let in at once
@@ -33,6 +34,18 @@ from ml_collections import ConfigDict
 from neggen_jax.config import load, words
 from neggen_jax.errors import InputError
 
+# The first is what an argument without an encoder stands for.
+_ENCODERS = (
+    "mci",
+    "lightgcn",
+    "mf",
+    "vbpr",
+    "freedom",
+    "bm3",
+    "mgcn",
+    "smore",
+)
+
 # Ablation -> what it changes in the source.
 _ABLATIONS = {
     "full": {},
@@ -48,7 +61,7 @@ _ABLATIONS = {
 def get_config(argument: str = "") -> ConfigDict:
     encoder, ablation, options = words(
         argument,
-        ("mci", "lightgcn", "mf", "vbpr", "freedom"),
+        _ENCODERS,
         _ABLATIONS,
         options=("bank", "smoke"),
     )

@@ -8,7 +8,8 @@ Everything of configs/baseline.py:ENCODER stays, the uniform negatives
 included; counterfactuals come beside them. Words of the argument, all
 optional:
 
-    lightgcn | mf | vbpr | freedom | mci     the encoder (default lightgcn)
+    lightgcn | mf | vbpr | freedom | mci | bm3 | mgcn | smore
+                    the encoder (default lightgcn)
     gdnsm           with the diffusion negatives of configs/gdnsm.py
     conditioned     the same, drawn under the conditions of counterfactuals
     smoke           two epochs
@@ -34,6 +35,18 @@ from ml_collections import ConfigDict
 
 from neggen_jax.config import load, words
 
+# The first is what an argument without an encoder stands for.
+_ENCODERS = (
+    "lightgcn",
+    "mf",
+    "vbpr",
+    "freedom",
+    "mci",
+    "bm3",
+    "mgcn",
+    "smore",
+)
+
 # Ablation -> what it changes in the source.
 _ABLATIONS = {
     "full": {},
@@ -51,7 +64,7 @@ _ABLATIONS = {
 def get_config(argument: str = "") -> ConfigDict:
     encoder, ablation, together, options = words(
         argument,
-        ("lightgcn", "mf", "vbpr", "freedom", "mci"),
+        _ENCODERS,
         _ABLATIONS,
         ("alone", "gdnsm", "conditioned"),
         options=("smoke",),

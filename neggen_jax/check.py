@@ -98,6 +98,8 @@ _BOUNDS = {
     "layers": (0, 1000),
     "item_layers": (0, 1000),
     "neighbours": (1, 2**31 - 1),
+    # 1 would leave nothing.
+    "dropout": (0.0, 1 - 1e-9),
     "temperature": (1e-6, 1e6),
     "weight": (0.0, 1e30),
     "learning_rate": (0.0, 1e30),

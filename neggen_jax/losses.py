@@ -2,7 +2,8 @@
 
 Each takes `(encoded, batch, negatives)` and keywords from the config, and
 returns a scalar. `negatives` maps the names that the config gave its sources
-to what they drew. All means are over the batch, in float32.
+to what they drew. A loss that draws random numbers asks for a `key`, which is
+one of the step's. All means are over the batch, in float32.
 """
 
 from __future__ import annotations
@@ -150,17 +151,18 @@ def l2(
       encoded: embeddings.
       batch: positive pairs.
       negatives: by source; they must be items.
-      source: whose negatives.
+      source: whose negatives; "" for those of pairs alone.
       view: "ego" for free embeddings, "" for the final ones.
     """
     user_table, item_table = _view(encoded, view)
-    weights = _drawn(negatives, source).weights
-    drawn = _squares(encoded.take(item_table, _items(negatives, source)))
     squares = (
         _squares(encoded.take(user_table, batch["users"])).sum()
         + _squares(encoded.take(item_table, batch["items"])).sum()
-        + (drawn * weights).sum() / weights.shape[1]
     )
+    if source:
+        weights = _drawn(negatives, source).weights
+        drawn = _squares(encoded.take(item_table, _items(negatives, source)))
+        squares += (drawn * weights).sum() / weights.shape[1]
     return squares / (2 * len(batch["users"]))
 
 
@@ -295,6 +297,94 @@ def alignment(
     return (apart * there).sum() / jnp.maximum(there.sum(), 1)
 
 
+def bootstrap(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    key: jax.Array,
+    dropout: float = 0.3,
+) -> jax.Array:
+    """Users and items of a pair predict each other (BM3, WWW 2023, eq. 8).
+
+    `2 - cos(p_u, t_i) - cos(p_i, t_u)`: final embeddings p against those of
+    the view "target", t, of which entries are dropped, without a gradient.
+    No negatives keep them from all being alike, only that stopped gradient.
+
+    Args:
+      encoded: embeddings, with a view "target".
+      batch: positive pairs.
+      negatives: unused.
+      key: of what is dropped.
+      dropout: share of the targets' entries that is 0.
+    """
+    del negatives
+    rows = batch["users"], batch["items"]
+    keys = jax.random.split(key)
+    online, targets = [], []
+    for table, met, ids, one in zip(
+        _view(encoded, ""), _view(encoded, "target"), rows, keys, strict=True
+    ):
+        online.append(_unit(encoded.take(table, ids)))
+        targets.append(_target(encoded, met, ids, one, dropout))
+    agree = (online[0] * targets[1] + online[1] * targets[0]).sum(-1)
+    return 2 - agree.mean()
+
+
+def content_bootstrap(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    key: jax.Array,
+    dropout: float = 0.3,
+    views: tuple[str, ...] = (),
+) -> jax.Array:
+    """Modalities predict the item, and themselves (BM3, eq. 10-11).
+
+    The sum over modality views m of `2 - cos(p_m, t_i) - cos(p_m, t_m)`, the
+    mean over the pairs whose item has the modality; targets as of
+    `bootstrap`.
+
+    Args:
+      encoded: embeddings, with a view "target", and for each modality's
+        another, with `_target` at the end of its name.
+      batch: positive pairs.
+      negatives: unused.
+      key: of what is dropped.
+      dropout: share of the targets' entries that is 0.
+      views: which ones; () takes all that have a target.
+    """
+    del negatives
+    names = views or tuple(
+        name for name in encoded.views if f"{name}_target" in encoded.views
+    )
+    items = batch["items"]
+    keys = jax.random.split(key, len(names) + 1)
+    met = _view(encoded, "target")[1]
+    item = _target(encoded, met, items, keys[0], dropout)
+    total = jnp.zeros(())
+    for name, one in zip(names, keys[1:], strict=True):
+        predicted = _unit(encoded.take(_view(encoded, name)[1], items))
+        own = _view(encoded, f"{name}_target")[1]
+        both = item + _target(encoded, own, items, one, dropout)
+        apart = 2 - (predicted * both).sum(-1)
+        there = jnp.ones_like(apart)
+        if name in encoded.present:
+            there = encoded.take(encoded.present[name], items)[:, 0]
+        total += (apart * there).sum() / jnp.maximum(there.sum(), 1)
+    return total
+
+
+def _target(
+    encoded: Encoded, table: Any, ids: jax.Array, key: jax.Array, dropout: float
+) -> jax.Array:
+    """Rows at length 1, some of their entries dropped, without a gradient."""
+    rows = jax.lax.stop_gradient(encoded.take(table, ids))
+    kept = jax.random.bernoulli(key, 1 - dropout, rows.shape)
+    return _unit(jnp.where(kept, rows, 0))
+
+
 def _log_sum_exp(logits: jax.Array, bound: float) -> jax.Array:
     """Log-sum-exp of each row of logits that lie within +-`bound`."""
     if 2 * bound > 80:
@@ -314,7 +404,9 @@ def _unit(x: jax.Array) -> jax.Array:
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
     "alignment": alignment,
+    "bootstrap": bootstrap,
     "bpr": bpr,
+    "content_bootstrap": content_bootstrap,
     "content_bpr": content_bpr,
     "infonce": infonce,
     "l2": l2,

@@ -21,7 +21,7 @@ from neggen_jax.data.export import write_mmrec
 from neggen_jax.errors import InputError, nearest
 
 # Our experiment -> its model, and single values for what it would search
-# over. MGCN is the nearest that it has to MCI.
+# over. MGCN is the nearest that it has to MCI, too.
 MODELS: dict[str, tuple[str, dict[str, list[float]]]] = {
     "configs/baseline.py:mf": ("BPR", {"reg_weight": [1e-2]}),
     "configs/baseline.py:lightgcn": (
@@ -34,6 +34,21 @@ MODELS: dict[str, tuple[str, dict[str, list[float]]]] = {
         {"dropout": [0.8], "reg_weight": [1e-3]},
     ),
     "configs/baseline.py:mci": ("MGCN", {"cl_loss": [1e-2]}),
+    "configs/baseline.py:bm3": (
+        "BM3",
+        {"n_layers": [1], "dropout": [0.3], "reg_weight": [1e-2]},
+    ),
+    "configs/baseline.py:mgcn": ("MGCN", {"cl_loss": [1e-2]}),
+    "configs/baseline.py:smore": (
+        "SMORE",
+        {
+            "n_ui_layers": [3],
+            "image_knn_k": [10],
+            "text_knn_k": [10],
+            "reg_weight": [1e-4],
+            "dropout_rate": [0.0],
+        },
+    ),
 }
 
 # It imports torchvision, for pictures that nobody reads here, and for one sum

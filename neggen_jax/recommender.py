@@ -29,7 +29,7 @@ from neggen_jax.ops.lookup import Spread
 Loss = Callable[..., jax.Array]
 
 # Parameters of encoders, sources and losses that no config gives.
-_GIVEN = {"sizes", "parent", "name", "encoded", "batch", "negatives"}
+_GIVEN = {"sizes", "parent", "name", "encoded", "batch", "negatives", "key"}
 
 
 class Recommender(nn.Module):
@@ -134,7 +134,10 @@ class Recommender(nn.Module):
         }
         total, terms = jnp.zeros(()), {}
         for name, (weight, loss) in self.losses.items():
-            terms[name] = loss(encoded, batch, drawn)
+            asked = {}
+            if "key" in inspect.signature(loss).parameters:
+                asked["key"] = self.make_rng("dropout")
+            terms[name] = loss(encoded, batch, drawn, **asked)
             total += weight * terms[name]
         for name, negatives in drawn.items():
             for key, value in negatives.losses.items():

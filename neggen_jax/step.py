@@ -109,7 +109,11 @@ class Program:
         inputs = self.recommender.prepare(inputs, self.key(1))
         batch = jax.tree.map(lambda x: x[0], self._cut(batch))
         variables = self.recommender.init(
-            {"params": params_key, "negatives": draw_key},
+            {
+                "params": params_key,
+                "negatives": draw_key,
+                "dropout": draw_key,
+            },
             inputs,
             batch,
             self.clock(jnp.zeros((), jnp.int32)),
@@ -212,7 +216,7 @@ class Program:
     ) -> tuple[Any, Terms, Any]:
         """The gradient of one batch, its terms, and variables after it."""
         clock = self.clock(state.step)
-        draw_key = jax.random.fold_in(self.key(2), state.step)
+        rngs = self._rngs(state.step)
 
         def loss(params):
             (total, terms), variables = self.recommender.apply(
@@ -220,7 +224,7 @@ class Program:
                 inputs,
                 batch,
                 clock,
-                rngs={"negatives": draw_key},
+                rngs=rngs,
                 mutable=list(state.variables),
             )
             return total, (terms, variables)
@@ -240,24 +244,24 @@ class Program:
         from batch to batch.
         """
         clock = self.clock(state.step)
-        draw_key = jax.random.fold_in(self.key(2), state.step)
+        rngs = self._rngs(state.step)
 
-        def apply(params, variables, key, method, *args):
+        def apply(params, variables, rngs, method, *args):
             return self.recommender.apply(
                 {"params": self._cast(params), **variables},
                 *args,
-                rngs={"negatives": key},
+                rngs=rngs,
                 mutable=list(variables),
                 method=method,
             )
 
         def embed(params):
-            return apply(params, state.variables, draw_key, "embed", inputs)
+            return apply(params, state.variables, rngs, "embed", inputs)
 
-        def loss(read, variables, batch, key):
+        def loss(read, variables, batch, rngs):
             encoded, others = read
             (total, terms), variables = apply(
-                others, variables, key, "loss", encoded, inputs, batch, clock
+                others, variables, rngs, "loss", encoded, inputs, batch, clock
             )
             return total / self.batches, (terms, variables)
 
@@ -273,7 +277,10 @@ class Program:
         encoder = {k: v for k, v in state.params.items() if k == "encoder"}
         encoded, backward, variables = jax.vjp(embed, encoder, has_aux=True)
         read = encoded, others
-        keys = jax.random.split(draw_key, self.batches)
+        keys = {
+            name: jax.random.split(key, self.batches)
+            for name, key in rngs.items()
+        }
         (variables, (sums, grads)), terms = jax.lax.scan(
             body,
             (variables, jax.tree.map(jnp.zeros_like, read)),
@@ -281,6 +288,14 @@ class Program:
         )
         (through,) = backward(sums)
         return {**through, **grads}, _over_batches(terms), variables
+
+    def _rngs(self, step: jax.Array) -> dict[str, jax.Array]:
+        """The keys of one step, by what is drawn; evaluation has none."""
+        purposes = {"negatives": 2, "dropout": 3}
+        return {
+            name: jax.random.fold_in(self.key(number), step)
+            for name, number in purposes.items()
+        }
 
     def _cut(self, batch: Stack) -> Stack:
         """Cuts what a step reads into its batches, `[batches, B]` each."""

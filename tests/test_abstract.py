@@ -25,6 +25,7 @@ NEEDS = {
         features=True,
         item_item=ItemGraph(5, "binary", fuse={"text": 0.9, "image": 0.1}),
     ),
+    "smore": Needs(item_item=ItemGraph(5, "cosine", pool=True)),
     "text": Needs(
         features=True,
         item_item=ItemGraph(5, "cosine", ("text",)),

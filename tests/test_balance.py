@@ -145,7 +145,9 @@ def test_graphs_are_built_without_the_modality(mesh):
 
 
 @pytest.mark.parametrize("mesh", [(1, 1), (1, 8)])
-@pytest.mark.parametrize("argument", ["vbpr", "freedom", "mci"])
+@pytest.mark.parametrize(
+    "argument", ["vbpr", "freedom", "mci", "bm3", "mgcn", "smore"]
+)
 def test_every_encoder_survives_a_modality_that_no_item_has(argument, mesh):
     run = make_run(argument, mesh)
     state, _ = run.start()

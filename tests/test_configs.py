@@ -18,6 +18,9 @@ EXPERIMENTS = {
     "vbpr": (1, 8),
     "freedom,popularity": (4, 2),
     "mci": (1, 8),
+    "bm3": (4, 2),
+    "mgcn": (8, 1),
+    "smore": (1, 8),
 }
 
 

@@ -403,6 +403,124 @@ def test_alignment_wants_effects(problem):
         )
 
 
+def bootstrapped(encoded, present=None):
+    """What an encoder like BM3 gives: each view, and its target."""
+    rest = {name: tables(n, 2.0) for n, name in enumerate(("target", "text"))}
+    views = {**encoded.views, **rest}
+    views["text_target"], views["image_target"] = tables(5), tables(6)
+    return encoded.replace(views=views, present=present or {})
+
+
+def kept(key, dropout):
+    """Which entries of the batch's targets remain."""
+    return np.asarray(jax.random.bernoulli(key, 1 - dropout, (BATCH, DIM)))
+
+
+def cosines(x, y):
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return (x * y).sum(axis=1) / np.maximum(norms, 1e-30)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_bootstrap(problem, dropout):
+    encoded, batch, _ = problem
+    encoded, key = bootstrapped(encoded), jax.random.key(3)
+    got = losses.bootstrap(encoded, batch, {}, key=key, dropout=dropout)
+    users, items = batch["users"], batch["items"]
+    online = in_float64((encoded.users[users], encoded.items[items]))
+    met = in_float64(encoded.views["target"])
+    masks = [kept(one, dropout) for one in jax.random.split(key)]
+    targets = [
+        table[ids] * mask
+        for table, ids, mask in zip(met, (users, items), masks, strict=True)
+    ]
+    want = 2 - cosines(online[0], targets[1]) - cosines(online[1], targets[0])
+    np.testing.assert_allclose(got, want.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_content_bootstrap(problem, dropout):
+    encoded, batch, _ = problem
+    items, key = batch["items"], jax.random.key(4)
+    there = np.ones((ITEMS, 1), np.float32)
+    there[items[:3]] = 0
+    encoded = bootstrapped(encoded, {"text": there})
+    run = functools.partial(
+        losses.content_bootstrap, encoded, batch, {}, dropout=dropout
+    )
+    views = {k: in_float64(v)[1][items] for k, v in encoded.views.items()}
+    masks = [kept(one, dropout) for one in jax.random.split(key, 3)]
+    item = views["target"] * masks[0]
+    terms = {}
+    for name, mask in zip(("text", "image"), masks[1:], strict=True):
+        own = views[f"{name}_target"] * mask
+        apart = 2 - cosines(views[name], item) - cosines(views[name], own)
+        known = there[items, 0] if name == "text" else np.ones(BATCH)
+        terms[name] = (apart * known).sum() / known.sum()
+    # In the order in which the views stand.
+    names = [name for name in encoded.views if name in terms]
+    assert names == ["text", "image"]
+    np.testing.assert_allclose(run(key=key), sum(terms.values()), rtol=1e-6)
+    if dropout == 0:
+        np.testing.assert_allclose(
+            run(key=key, views=("image",)), terms["image"], rtol=1e-6
+        )
+
+
+def test_targets_have_no_gradient(problem):
+    encoded, batch, _ = problem
+    encoded = jax.tree.map(jnp.asarray, bootstrapped(encoded))
+
+    def loss(encoded):
+        key = jax.random.key(0)
+        return losses.bootstrap(encoded, batch, {}, key=key) + (
+            losses.content_bootstrap(encoded, batch, {}, key=key)
+        )
+
+    gradient = jax.jit(jax.grad(loss))(encoded)
+    for name, pair in gradient.views.items():
+        # Of modalities, items predict.
+        moved = name in ("text", "image")
+        assert not np.asarray(pair[0]).any()
+        assert np.asarray(pair[1]).any() == moved, name
+    assert np.asarray(gradient.users).any()
+    assert np.asarray(gradient.items).any()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.95))
+@settings(max_examples=20, deadline=None)
+def test_bootstraps_lie_between_0_and_4(problem, seed, dropout):
+    encoded, batch, _ = problem
+    none = np.zeros((ITEMS, 1), np.float32)
+    encoded = bootstrapped(encoded, {"image": none})
+    key = jax.random.key(seed)
+    value = losses.bootstrap(encoded, batch, {}, key=key, dropout=dropout)
+    assert -1e-5 <= value <= 4 + 1e-5
+    # Where no item has a modality, it costs nothing.
+    run = functools.partial(
+        losses.content_bootstrap, encoded, batch, {}, key=key, dropout=dropout
+    )
+    assert run(views=("image",)) == 0
+    assert -1e-5 <= run(views=("text",)) <= 4 + 1e-5
+
+
+@pytest.mark.parametrize("loss", ["bootstrap", "content_bootstrap"])
+def test_bootstraps_want_targets(problem, loss):
+    encoded, batch, _ = problem
+    key = jax.random.key(0)
+    with pytest.raises(InputError, match="'target', which the encoder lacks"):
+        losses.LOSSES[loss](encoded, batch, {}, key=key)
+
+
+def test_l2_of_pairs_alone(problem):
+    encoded, batch, _ = problem
+    users, table = in_float64(encoded.views["text"])
+    want = np.square(users[batch["users"]]).sum()
+    want += np.square(table[batch["items"]]).sum()
+    got = losses.l2(encoded, batch, {}, source="", view="text")
+    np.testing.assert_allclose(got, want / 2 / BATCH, rtol=1e-6)
+
+
 def test_bpr_of_positives_with_a_score_of_their_own(problem):
     encoded, batch, items = problem
     rng = np.random.default_rng(9)

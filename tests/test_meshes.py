@@ -32,6 +32,11 @@ EXPERIMENTS = {
     # Pruned anew each epoch, and popularity tables.
     "freedom": ("baseline", "freedom,popularity"),
     "mci": ("baseline", "mci"),
+    # Without negatives, and with.
+    "bm3": ("baseline", "bm3"),
+    "bm3,dns": ("baseline", "bm3,dns"),
+    "mgcn": ("baseline", "mgcn"),
+    "smore": ("baseline", "smore"),
     "dns": ("baseline", "lightgcn,dns"),
     "neggen": ("neggen", "lightgcn"),
     "published": ("neggen", "lightgcn,published"),
@@ -44,6 +49,9 @@ QUICK = {
     ("vbpr", "8x1"),
     ("freedom", "4x2-all-pull"),
     ("mci", "4x2"),
+    ("bm3", "4x2-all-pull"),
+    ("mgcn", "1x8-ring"),
+    ("smore", "4x2-all-pull"),
 }
 
 

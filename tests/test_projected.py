@@ -38,7 +38,7 @@ def one():
     return on_mesh(1, 1)
 
 
-@pytest.mark.parametrize("name", ["vbpr", "freedom"])
+@pytest.mark.parametrize("name", ["vbpr", "freedom", "bm3"])
 def test_rows_are_those_of_the_whole_table(name, catalog, one):
     module = ENCODERS[name](sizes(catalog, one), dim=DIM)
     inputs = build(catalog, module.needs(), one)
@@ -105,6 +105,7 @@ def test_rows_are_taken_once_in_a_loss(catalog, one):
         ("vbpr", None),
         ("vbpr,dns", None),
         ("freedom", None),
+        ("bm3", None),
         ("vbpr,no_schedule", GDNSM),
     ],
 )
@@ -164,11 +165,9 @@ def test_gradients_of_a_row_are_summed_in_float32(catalog, one):
     np.testing.assert_array_equal(gradient[0], 2048 + 16)
 
 
-def test_the_encoder_of_the_readme_trains(tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
-    code = re.search(
-        r"## Your own encoder\n\n```python\n(.*?)```", readme, re.S
-    )
+def test_the_encoder_of_the_docs_trains(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "encoders.md").read_text()
+    code = re.search(r"## Your own encoder\n\n```python\n(.*?)```", page, re.S)
     made: dict = {}
     exec(code[1], made)
     monkeypatch.setitem(ENCODERS, "content", made["Content"])

@@ -248,12 +248,27 @@ def fuse(graphs: Mapping[str, Edges], weights: Mapping[str, float]) -> Edges:
       InputError: see `shares`.
     """
     share = shares(graphs, weights)
-    ends = np.concatenate([graphs[name].ends for name in graphs], axis=1)
-    values = np.concatenate(
-        [graphs[name].weights * share[name] for name in graphs]
+    ends, place = _union(graphs)
+    values = [graphs[name].weights * share[name] for name in graphs]
+    return Edges(ends, np.bincount(place, np.concatenate(values)))
+
+
+def pool(graphs: Mapping[str, Edges]) -> Edges:
+    """The largest weight that each pair of items has in any graph."""
+    ends, place = _union(graphs)
+    values = np.zeros(ends.shape[1])
+    # No weight is negative.
+    np.maximum.at(
+        values, place, np.concatenate([g.weights for g in graphs.values()])
     )
-    unique, index = np.unique(ends, axis=1, return_inverse=True)
-    return Edges(unique, np.bincount(index.reshape(-1), values))
+    return Edges(ends, values)
+
+
+def _union(graphs: Mapping[str, Edges]) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of all graphs, and the place of each graph's among them."""
+    ends = np.concatenate([graph.ends for graph in graphs.values()], axis=1)
+    unique, place = np.unique(ends, axis=1, return_inverse=True)
+    return unique, place.reshape(-1)
 
 
 def place(edges: Edges, rows: int, partition: Partition) -> Graph:

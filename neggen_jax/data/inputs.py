@@ -54,12 +54,15 @@ class ItemGraph:
         has.
       fuse: modality -> weight; the graphs are added up, with these weights
         scaled to sum to 1, into one graph named "fused".
+      pool: whether the largest weights that pairs have in any of the graphs
+        make another one, beside them, named "fused".
     """
 
     neighbours: int = 10
     values: str = "cosine"
     modalities: tuple[str, ...] = ()
     fuse: Mapping[str, float] | None = None
+    pool: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Inputs:
       popularity: float32 `[item_rows]`, train interactions of each item.
       user_item: `D^-1/2 R D^-1/2`, `[user_rows, item_rows]`; None
         for an encoder that does not ask for it.
-      item_item: modality (or "fused") -> graph over items.
+      item_item: modality, or "fused" -> graph over items.
       features: modality -> matrix.
       counterfactuals: of the items; None where nobody asks for them.
       prepared: what sources of negatives made for the epoch, by their names.
@@ -217,6 +220,8 @@ def build(
         }
         if needs.item_item.fuse is not None:
             similar = {"fused": graphs.fuse(similar, needs.item_item.fuse)}
+        if needs.item_item.pool:
+            similar["fused"] = graphs.pool(similar)
         item_item = {
             name: graphs.place(edges, size.item_rows, partition)
             for name, edges in similar.items()
@@ -283,6 +288,8 @@ def abstract(
         counts = dict.fromkeys(names, near)
         if needs.item_item.fuse is not None:
             counts = {"fused": near * len(names)}
+        if needs.item_item.pool:
+            counts["fused"] = near * len(names)
         shape = size.item_rows, size.item_rows
         item_item = {
             name: sparse.abstract_graph(count, shape, partition, skew=skew)

@@ -37,6 +37,8 @@ class Encoded:
       items: `[item_rows, d]`.
       views: name -> (users, items), further tables that losses read; "ego"
         holds the embeddings that regularisation acts on.
+      present: view -> 1 or 0 in `[item_rows, 1]`, whether an item has what
+        the view tells of; all have, where a view is not named.
       spread: where the tables lie, for `take`; the recommender sets it.
       taken: what `take` has given before, if that is to be kept.
     """
@@ -44,6 +46,7 @@ class Encoded:
     users: jax.Array
     items: Table
     views: dict[str, Pair]
+    present: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     spread: Spread | None = flax.struct.field(default=None, pytree_node=False)
     taken: dict[Any, Any] | None = flax.struct.field(
         default=None, pytree_node=False
@@ -133,7 +136,12 @@ class Encoder(nn.Module):
         return inputs
 
     def __call__(self, inputs: Inputs) -> Encoded:
-        """Embeds every user and item."""
+        """Embeds every user and item.
+
+        A step of training has a key, `self.make_rng("dropout")`, a function
+        of the run's seed and the step; where `self.has_rng("dropout")` is
+        False, nothing is to be dropped.
+        """
         raise NotImplementedError
 
     def received(self, params: Params, inputs: Inputs) -> Received | None:

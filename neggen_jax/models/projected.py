@@ -52,6 +52,18 @@ class Projected:
         """All rows, `shape`."""
         return self._joined(self.features, self.free)
 
+    def then(self, other: Projected) -> Projected:
+        """What another projection makes of this one's rows.
+
+        Args:
+          other: whose kernel and bias act on them.
+        """
+        return Projected(
+            self.features,
+            self.kernel @ other.kernel,
+            self.bias @ other.kernel + other.bias,
+        )
+
     def in_float32(self) -> Projected:
         """With rows in float32, whatever features and kernel are in.
 
