@@ -1,6 +1,6 @@
 """Figures of runs: learning curves, recall by popularity, a comparison.
 
-Stands behind `history.py` on the way of the data and before `report.py`,
+Stands behind `history.py` on the way of the data and before `reporting/`,
 which gives it what was read. Figures of sources of
 negatives are drawn in `plots_negatives.py`, of modalities and of lists in
 `plots_balance.py`, in the manner set here.

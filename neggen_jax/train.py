@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import balance, evaluate, hosts, metrics, report, storage
+from neggen_jax import balance, evaluate, hosts, metrics, storage
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
