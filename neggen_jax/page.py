@@ -46,6 +46,7 @@ _FRAME = """\
 _COLOURS = {
     "#000000": "currentColor",
     "black": "currentColor",
+    "#0072b2": "var(--blue)",
     "#666666": "var(--faint)",
     "#bbbbbb": "var(--line)",
     "#dddddd": "var(--line)",

@@ -36,7 +36,7 @@ COLOURS = (
 DASHES = ("-", "--", ":", "-.")
 GREY = "#666666"
 # Width and height in inches of a panel that stands alone.
-PANEL = 4.6, 3.1
+PANEL = 4.0, 2.7
 
 # Before the name of a modality.
 BY_MODALITY = "train/gradient_norm/"

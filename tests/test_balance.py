@@ -20,6 +20,7 @@ from neggen_jax import balance, history, plots, plots_balance
 from neggen_jax.data.graphs import shares
 from neggen_jax.models.causal import CausalEffect
 from neggen_jax.ops.sparse import dense
+from neggen_jax.reporting import comparison
 from neggen_jax.run import Run
 from neggen_jax.step import by_modality
 from neggen_jax.train import train_and_evaluate

@@ -136,6 +136,8 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
 def test_comparison_plot_reads_every_run(tmp_path):
     runs = [make_run(tmp_path, "mf"), make_run(tmp_path, "mci", scale=0.5)]
     for count in (1, 2):
-        comparison.plot_comparison(runs[:count], tmp_path / f"plots/{count}.png")
+        comparison.plot_comparison(
+            runs[:count], tmp_path / f"plots/{count}.png"
+        )
     one, two = (ink(tmp_path / f"plots/{count}.png") for count in (1, 2))
     assert 0.01 < one < two

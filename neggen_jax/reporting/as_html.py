@@ -31,6 +31,8 @@ from neggen_jax.reporting.document import (
 
 # Tones are not told by colour alone.
 _SIGNS = {"up": "better", "down": "worse"}
+# Signs of a card's value that need more room.
+_WIDE = 8
 
 
 def render(document: Document) -> str:
@@ -88,7 +90,8 @@ def _cards(block: Cards) -> str:
         f"<small>{text(card.under)}</small></dd></div>"
         for card in block.cards
     )
-    return f'<dl class="cards">{found}</dl>'
+    wide = any(len(card.value) > _WIDE for card in block.cards)
+    return f'<dl class="cards{" wider" if wide else ""}">{found}</dl>'
 
 
 @_block.register
@@ -102,7 +105,9 @@ def _facts(block: Facts) -> str:
 
 @_block.register
 def _table(block: Table) -> str:
-    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in block.header)
+    head = "".join(
+        f'<th scope="col">{text(cell)}</th>' for cell in block.header
+    )
     rows = "".join(
         f'<tr><th scope="row">{text(row[0].text)}{_under(row[0])}</th>'
         + "".join(map(_cell, row[1:]))
@@ -123,23 +128,30 @@ def _cell(cell: Cell) -> str:
     said = text(cell.text)
     if cell.tone:
         said += f'<span class="aloud"> {_SIGNS[cell.tone]}</span>'
-    return f"<td{kind}>{said}{_under(cell)}{_bar(cell.bar)}</td>"
+    return f"<td{kind}>{said}{_under(cell)}{_bar(cell)}</td>"
 
 
 def _under(cell: Cell) -> str:
     return f" <small>{text(cell.under)}</small>" if cell.under else ""
 
 
-def _bar(share: float | None) -> str:
-    if share is None:
+def _bar(cell: Cell) -> str:
+    if cell.bar is None:
         return ""
-    width = f"{100 * min(1, abs(share)):.1f}%"
-    side = "minus" if share < 0 else "plus"
-    return f'<span class="bar {side}"><i style="width: {width}"></i></span>'
+    width = min(1, abs(cell.bar))
+    left = 0.0
+    if cell.middle:
+        width /= 2
+        left = 0.5 - (width if cell.bar < 0 else 0)
+    style = f"width: {100 * width:.1f}%; margin-left: {100 * left:.1f}%"
+    side = "minus" if cell.bar < 0 else "plus"
+    return f'<span class="bar {side}"><i style="{style}"></i></span>'
 
 
 @_block.register
 def _plots(block: Plots) -> str:
+    if not block.plots:
+        return ""
     found = "".join(
         f"<figure><figcaption>{text(plot.title)}</figcaption>"
         f"{page.svg(plot.figure, plot.title)}</figure>"
@@ -183,6 +195,4 @@ def _tile(tile: Tile) -> str:
 @_block.register
 def _folded(block: Folded) -> str:
     inner = "\n".join(map(_block, block.blocks))
-    return (
-        f"<details><summary>{text(block.summary)}</summary>{inner}</details>"
-    )
+    return f"<details><summary>{text(block.summary)}</summary>{inner}</details>"

@@ -129,7 +129,9 @@ def _shelf(shelf: Shelf) -> str:
 
 @_block.register
 def _folded(block: Folded) -> str:
-    inner = "\n\n".join(map(_block, block.blocks))
+    inner = "\n\n".join(filter(None, map(_block, block.blocks)))
+    if not inner:
+        return ""
     return (
         f"<details><summary>{escape(block.summary)}</summary>\n\n"
         f"{inner}\n\n</details>"

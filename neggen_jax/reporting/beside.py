@@ -21,6 +21,8 @@ from neggen_jax.reporting.document import (
 from neggen_jax.reporting.shop import Shop
 from neggen_jax.reporting.told import Told
 
+# Keys that differ of which more are folded.
+_MANY = 8
 # Rows of the timing that two runs are compared in.
 _TIMES = {
     "seconds_per_epoch": "seconds an epoch",
@@ -73,7 +75,11 @@ def make(
             ),
             Section("lists", "Beyond accuracy", single.lists([one, other])),
             Section("modalities", "Modality balance", _balance(one, other)),
-            Section("examples", "Users and their lists", _people(one, other, shop, seed)),
+            Section(
+                "examples",
+                "Users and their lists",
+                _people(one, other, shop, seed),
+            ),
             Section("run", "Time", (_times(one, other),)),
         ),
     )
@@ -112,13 +118,16 @@ def _overview(
         key = one.headline(name)
         found = tests[key]
         told = metrics.difference(found)
-        cards += [
-            Card(f"{key}, {run.name}", f"{run.test[key]:.4f}")
-            for run in (one, other)
-        ]
         p = metrics.p_value(found["t_p"])
         p = f"p {p}" if p.startswith("<") else f"p = {p}"
-        cards.append(Card("difference", told.text, f"{told.under}; {p}"))
+        pair = [f"{run.test[key]:.4f}" for run in (one, other)]
+        cards.append(
+            Card(
+                f"{key} on test",
+                " \N{RIGHTWARDS ARROW} ".join(pair),
+                f"{told.text} ({told.under}), {p}",
+            )
+        )
     return Cards(tuple(cards)), single.dataset(one)
 
 
@@ -141,6 +150,8 @@ def _config(one: Told, other: Told) -> tuple[Block, ...]:
     table = parts.changed(one, other)
     if table is None:
         return (Words("Both were made with the same config."),)
+    if len(table.rows) > _MANY:
+        return (Folded(f"{len(table.rows)} keys that differ", (table,)),)
     return (table,)
 
 
@@ -149,9 +160,8 @@ def _balance(one: Told, other: Told) -> tuple[Block, ...]:
     names = sorted({*drops[0], *drops[1]})
     if not names:
         return ()
-    most = max(abs(v) for found in drops for v in found.values()) or 1
     rows = [
-        (Cell(name), *(_lost(found.get(name), most) for found in drops))
+        (Cell(name), *(parts.lost(found.get(name)) for found in drops))
         for name in names
     ]
     header = ("modality", one.name, other.name)
@@ -160,12 +170,6 @@ def _balance(one: Told, other: Told) -> tuple[Block, ...]:
         f"Share of {metric} lost without a modality", header, tuple(rows)
     )
     return (table,)
-
-
-def _lost(drop: float | None, most: float) -> Cell:
-    if drop is None:
-        return Cell("not read")
-    return Cell(f"{100 * drop:+.1f} %", bar=drop / most)
 
 
 def _people(

@@ -72,12 +72,14 @@ class Cell:
       under: a second line, such as an interval.
       tone: "up" or "down" for what is better or worse, "" for neither.
       bar: from -1 to 1, where a bar shows the number too.
+      middle: whether the bar begins in the middle, as of differences.
     """
 
     text: str
     under: str = ""
     tone: str = ""
     bar: float | None = None
+    middle: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from neggen_jax.reporting.told import Told
 
 # Users of each kind, and items of a row.
 EACH = 2
+RANDOM = "drawn at random"
 SHOWN = 10
 
 
@@ -35,18 +36,19 @@ def of_one(told: Told, shop: Shop, seed: int = 0) -> tuple[Block, ...]:
     key = told.headline("ndcg")
     values = columns[key]
     known = _known(shop, columns["users"])
-    mean = values.mean()
-    # What comes first decides, and what comes last is without meaning.
     kinds = {
-        "typical": (np.abs(values - mean),),
+        RANDOM: (),
         "among the best served": (-values,),
         "among the worst served": (values, -known),
     }
+    found = 100 * (values > 0).mean()
     how = (
-        f"Chosen by {key} on test, {EACH} of each kind: typical, those nearest "
-        f"to the mean of {mean:.3f}; the best served, with the highest value; "
-        "the worst served, with the lowest, and of these the ones of whom most "
-        f"is known. Ties are broken at random (seed {seed})."
+        f"{EACH} of each kind: typical users, drawn at random from all "
+        f"{len(values):,} (seed {seed}), of whom {found:.0f} % have a hit among "
+        f"their first {told.headline('').strip('@')}; those with the highest "
+        f"{key} on test; and, of those with the lowest, the ones of whom the "
+        "most is known. "
+        "Ties are broken at random."
     )
     people = [
         _example(shop, chosen, [told], key)
@@ -61,16 +63,19 @@ def of_two(
     """Users whom one run serves better, the other, or both alike."""
     key = one.headline("ndcg")
     before, after = (run.users["test"][key] for run in (one, other))
-    gain, both = after - before, (after + before) / 2
+    gain = after - before
     kinds = {
+        RANDOM: (),
         f"better served by {other.name}": (-gain,),
         f"better served by {one.name}": (gain,),
-        "typical": (np.abs(both - both.mean()),),
     }
+    better, worse = (100 * (gain * sign > 0).mean() for sign in (1, -1))
     how = (
-        f"Chosen by {key} on test, {EACH} of each kind: the largest gain, the "
-        "largest loss, and those whose mean over both runs is nearest to that "
-        f"of all users. Ties are broken at random (seed {seed})."
+        f"{EACH} of each kind: typical users, drawn at random from all "
+        f"{len(gain):,} (seed {seed}); and those with the largest difference "
+        f"in {key} on test, either way. Ties are broken at random. "
+        f"{better:.0f} % of the users are better served by {other.name}, "
+        f"{worse:.0f} % by {one.name}."
     )
     people = [
         _example(shop, chosen, [one, other], key)
@@ -89,7 +94,7 @@ def choose(
 
     Args:
       kinds: name -> what users are sorted by, `[number]` each, the most
-        important first, the least value first.
+        important first, the least value first; nothing: at random.
       number: of users.
       seed: of the order of those that are alike.
       each: users of a kind.

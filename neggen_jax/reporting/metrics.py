@@ -16,14 +16,13 @@ from neggen_jax.reporting.told import ACCURACY, Told
 
 # Measures that belong to no user, or are no accuracy -> what they tell.
 LISTS = {
-    "coverage": "coverage: share of the catalogue that is recommended at all",
-    "gini": "Gini of exposure: 0 if all items are shown equally often, 1 if "
-    "one alone is",
-    "popularity": "popularity: mean train interactions of what is recommended",
-    "novelty": "novelty: mean self-information of what is recommended, bits",
-    "diversity": "diversity: mean cosine distance within a list",
-    "category_entropy": "entropy of a list's categories, bits",
-    "tail_recall": "recall of the less popular 80 % of the catalogue",
+    "coverage": "share of the catalogue that is recommended at all",
+    "gini": "0 if all items are recommended equally often, 1 if one alone is",
+    "popularity": "mean train interactions of what is recommended",
+    "novelty": "mean self-information of what is recommended, in bits",
+    "diversity": "mean cosine distance between the items of a list",
+    "category_entropy": "how varied a list's kinds of items are, in bits",
+    "tail_recall": "of items in the eight less popular tenths",
 }
 UNKNOWN = "-"
 
@@ -141,9 +140,15 @@ def difference(found: Mapping[str, float]) -> Cell:
     """A difference with its interval; a tone, where that leaves out 0."""
     low, high = found["ci_low"], found["ci_high"]
     tone = "up" if low > 0 else "down" if high < 0 else ""
-    return Cell(
-        f"{found['mean_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", tone
-    )
+    between = f"{signed(low)} to {signed(high)}"
+    return Cell(signed(found["mean_difference"]), between, tone)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """With its sign, which nothing has that is 0 in these digits."""
+    if not round(value, digits):
+        return f"{0:.{digits}f}"
+    return f"{value:+.{digits}f}"
 
 
 def p_value(p: float) -> str:
@@ -157,28 +162,27 @@ def lists(named: Sequence[tuple[str, Mapping[str, float]]]) -> Table:
     Args:
       named: (header of the column, measures).
     """
-    keys = [
-        key
-        for start in LISTS
-        for key in named[0][1]
-        if key.startswith(start) and any(key in values for _, values in named)
-    ]
+    known = dict.fromkeys(key for _, values in named for key in values)
     rows = [
         (
-            Cell(key.replace("_", " ")),
+            Cell(key.replace("_", " "), meaning),
             *(Cell(number(values.get(key))) for _, values in named),
         )
-        for key in keys
+        for start, meaning in LISTS.items()
+        for key in known
+        if key.startswith(start)
     ]
     header = ("measure", *(name for name, _ in named))
     return Table("What lists look like", header, tuple(rows))
 
 
 def number(value: float | None) -> str:
-    """Four digits, or none where there is nothing."""
+    """Some four digits; none where there is nothing."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    size = abs(value)
+    digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 0
+    return f"{value:,.{digits}f}"
 
 
 def deciles(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | None:
@@ -215,9 +219,11 @@ def deciles(named: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | None:
         ]
         widest = max((abs(c) for c in changes if c is not None), default=0)
         for row, change in zip(rows, changes, strict=True):
-            told = UNKNOWN if change is None else f"{change:+.4f}"
-            share = change / widest if change is not None and widest else None
-            row.append(Cell(told, bar=share))
+            if change is None:
+                row.append(Cell(UNKNOWN))
+                continue
+            share = change / widest if widest else 0.0
+            row.append(Cell(signed(change), bar=share, middle=True))
     title = f"{key} on test by popularity of the items in train"
     return Table(title, tuple(header), tuple(map(tuple, rows)))
 

@@ -24,7 +24,9 @@ def terms(
     runs: Sequence[Told],
 ) -> tuple[tuple[Plot, ...], tuple[Plot, ...]]:
     """What was logged in training: terms of the loss, and all else."""
-    every = list(dict.fromkeys(k for run in runs for k in logged_terms(run.log)))
+    every = list(
+        dict.fromkeys(k for run in runs for k in logged_terms(run.log))
+    )
     names = {name for run in runs for name in run.config.get("losses", {})}
     wanted = {"train/loss", *(f"train/{name}" for name in names)}
     main = [key for key in every if key in wanted]
@@ -33,13 +35,20 @@ def terms(
 
 
 def _drawn(runs: Sequence[Told], keys: Sequence[str]) -> tuple[Plot, ...]:
-    return tuple(Plot(_title(key), curve(runs, key)) for key in keys)
+    return tuple(Plot(_title(runs, key), curve(runs, key)) for key in keys)
 
 
-def _title(key: str) -> str:
+def _title(runs: Sequence[Told], key: str) -> str:
     split, _, name = key.partition("/")
-    kind = "on valid" if split == "valid" else "in training"
-    return f"{name.replace('/', ', ')} {kind}"
+    if split != "valid":
+        return f"{name.replace('/', ', ')} in training"
+    title = f"{name} on valid"
+    (run, *others) = runs
+    steps, values = series(run.log, key)
+    if not others and run.step in steps:
+        best = values[steps.index(run.step)]
+        title += f": {best:.4f} at the best step, {run.step:,}"
+    return title
 
 
 def curve(runs: Sequence[Told], key: str) -> Figure:
@@ -54,6 +63,8 @@ def curve(runs: Sequence[Told], key: str) -> Figure:
     style(axes, by, "")
     for number, run in enumerate(runs):
         x, y = series(run.log, key, by)
+        if not x:
+            continue
         line(axes, x, y, look(number), run.name)
         steps, _ = series(run.log, key)
         if run.step not in steps:
@@ -61,15 +72,9 @@ def curve(runs: Sequence[Told], key: str) -> Figure:
         at = steps.index(run.step)
         colour = look(number)["color"]
         axes.plot(x[at], y[at], "o", color=colour, markersize=6)
-        if len(runs) == 1 and key.startswith("valid/"):
-            axes.annotate(
-                f"best step {run.step:,}: {y[at]:.4f}",
-                (x[at], y[at]),
-                textcoords="offset points",
-                xytext=(0, -12),
-                ha="right" if at > len(x) / 2 else "left",
-                va="top",
-            )
+        axes.axvline(
+            x[at], color=colour, linewidth=0.8, linestyle=":", zorder=0.9
+        )
     if len(runs) > 1:
         axes.legend(
             frameon=False,

@@ -12,6 +12,7 @@ from neggen_jax import plots_balance, plots_negatives
 from neggen_jax.history import series
 from neggen_jax.plots import BY_MODALITY
 from neggen_jax.plots_negatives import Logged, summed
+from neggen_jax.reporting import metrics
 from neggen_jax.reporting.document import (
     Block,
     Cell,
@@ -39,29 +40,22 @@ def modalities(told: Told, file: str) -> tuple[Block, ...]:
     if not drops and not norms:
         return ()
     without = told.results.get("without_modality", {})
-    metric, values = next(iter(without.items()), ("recall", {}))
-    most = max((abs(drop) for drop in drops.values()), default=0) or 1
+    metric: str = next(iter(without), "recall")
+    values: dict[str, float] = without.get(metric, {})
     rows = []
     for name in sorted({*drops, *norms}):
-        drop = drops.get(name)
-        lost = Cell(UNKNOWN)
-        if drop is not None:
-            lost = Cell(f"{100 * drop:+.1f} %", bar=drop / most)
-        rows.append(
-            (
-                Cell(name),
-                Cell(number(values.get(name))),
-                lost,
-                Cell(number(_at(told, BY_MODALITY + name))),
-            )
-        )
-    header = (
-        "modality",
-        f"{metric} without",
-        "share lost",
-        "gradient norm at the best step",
-    )
-    table = Table("Without each modality", header, tuple(rows))
+        row = [
+            Cell(name),
+            Cell(number(values.get(name))),
+            lost(drops.get(name)),
+        ]
+        if norms:
+            row.append(Cell(number(_at(told, BY_MODALITY + name))))
+        rows.append(tuple(row))
+    header = ["modality", f"{metric} without", "share lost"]
+    if norms:
+        header.append("gradient norm at the best step")
+    table = Table("Without each modality", tuple(header), tuple(rows))
     said = (
         "The whole test split is ranked again by the same parameters, with "
         "one modality taken from every item: its features, its graph and its "
@@ -69,7 +63,7 @@ def modalities(told: Told, file: str) -> tuple[Block, ...]:
     )
     if (even := told.test.get("modality_balance")) is not None:
         said += (
-            f" Modality balance, the smallest loss over the largest: {even:.2f}."
+            f" The smallest loss over the largest, their balance: {even:.2f}."
         )
     blocks: list[Block] = [table, Words(said, "faint")]
     figure = plots_balance.gradients(told.log, told.step)
@@ -77,6 +71,13 @@ def modalities(told: Told, file: str) -> tuple[Block, ...]:
         plot = Plot("norms of gradients by modality", figure)
         blocks.append(Plots((plot,), "modality balance", file))
     return tuple(blocks)
+
+
+def lost(drop: float | None) -> Cell:
+    """A share that is lost; the bar is full where all of it is."""
+    if drop is None:
+        return Cell(UNKNOWN)
+    return Cell(f"{metrics.signed(100 * drop, 1)} %", bar=drop)
 
 
 def _at(told: Told, key: str) -> float | None:
@@ -103,7 +104,9 @@ def negatives(told: Told, file: str) -> tuple[Block, ...]:
             Plot(f"{source}: {title}", figure)
             for title, figure in panels.items()
         )
-        blocks.append(Plots(drawn, f"negatives {source!r}", file.format(source)))
+        blocks.append(
+            Plots(drawn, f"negatives {source!r}", file.format(source))
+        )
     if blocks:
         blocks.append(
             Words(
@@ -122,7 +125,8 @@ def _levels(logged: Logged, source: str) -> Table:
     epochs, _ = summed(logged)
     columns = {m: summed(logged, m)[1] for m in measures}
     hardest = max(
-        (abs(v) for v in columns.get("hardness", []) if v is not None), default=1
+        (abs(v) for v in columns.get("hardness", []) if v is not None),
+        default=1,
     )
     rows = []
     for place, level in enumerate(logged.levels):
@@ -134,7 +138,9 @@ def _levels(logged: Logged, source: str) -> Table:
                 bar = value / max(hardest, 1e-12)
             cells.append(Cell(number(value), bar=bar))
         rows.append(tuple(cells))
-    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    span = (
+        f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    )
     return Table(
         f"{source}: by level, means of epochs {span}",
         ("level", *(measure.replace("_", " ") for measure in measures)),

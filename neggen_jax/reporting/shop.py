@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 import numpy as np
@@ -39,7 +40,11 @@ class Shop:
 
     @classmethod
     def open(
-        cls, told: Told, data: str | None = None, catalog: Catalog | None = None
+        cls,
+        told: Told,
+        data: str | None = None,
+        catalog: Catalog | None = None,
+        most: float = math.inf,
     ) -> Shop:
         """The dataset that a run was trained on.
 
@@ -47,6 +52,8 @@ class Shop:
           told: the run.
           data: where the dataset is now, if it has moved.
           catalog: it, if it is in memory.
+          most: of how many items titles and pictures are read; they come
+            one after the other, some thousands in a second.
 
         Raises:
           InputError: it is not there any more, or another one.
@@ -70,10 +77,10 @@ class Shop:
                     fix="name that one with --data",
                 )
         records = catalog.records
-        if records is None and path:
-            # A catalogue that was in memory may be another one.
-            if store.describe(path)["fingerprint"] == wanted:
-                records = store.read_records(path)
+        read = records is None and catalog.num_items <= most
+        # A catalogue that was in memory may be another one.
+        if path and read and store.describe(path)["fingerprint"] == wanted:
+            records = store.read_records(path)
         return cls(catalog, records)
 
     def title(self, item: int) -> str:

@@ -58,7 +58,9 @@ def make(
                 "Negatives by level",
                 parts.negatives(told, link("negatives_{}.png")),
             ),
-            Section("examples", "Users and their lists", _people(told, shop, seed)),
+            Section(
+                "examples", "Users and their lists", _people(told, shop, seed)
+            ),
             Section("run", "How it was run", _run(told)),
         ),
     )
@@ -69,9 +71,7 @@ def _overview(told: Told, seed: int) -> tuple[Block, ...]:
     for name in ("recall", "ndcg"):
         key = told.headline(name)
         between = metrics.interval(told, "test", key, seed)
-        cards.append(
-            Card(f"{key} on test", f"{told.test[key]:.4f}", between)
-        )
+        cards.append(Card(f"{key} on test", f"{told.test[key]:.4f}", between))
     trained = told.results.get("epochs_trained", 0)
     cards.append(
         Card(
@@ -155,14 +155,7 @@ def lists(runs: list[Told]) -> tuple[Block, ...]:
     named = [(run.name, run.test) for run in runs]
     if len(runs) == 1:
         named = [(split, runs[0].results[split]) for split in SPLITS]
-    table = metrics.lists(named)
-    shown = {row[0].text for row in table.rows}
-    told = [
-        text
-        for name, text in metrics.LISTS.items()
-        if any(row.startswith(name.replace("_", " ")) for row in shown)
-    ]
-    return table, Words("; ".join(told).capitalize() + ".", "faint")
+    return (metrics.lists(named),)
 
 
 def _people(told: Told, shop: Shop | None, seed: int) -> tuple[Block, ...]:

@@ -6,6 +6,7 @@ when a run has finished.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import PurePath
@@ -30,6 +31,8 @@ from neggen_jax.reporting.told import Told
 from neggen_jax.workdir import writing
 
 PAGE = "report.html"
+# Items of a dataset whose titles are read at the end of a run.
+MOST = 200_000
 
 
 def write(
@@ -39,6 +42,7 @@ def write(
     *,
     data: str | None = None,
     catalog: Catalog | None = None,
+    most: float = math.inf,
     seed: int = 0,
 ) -> tuple[epath.Path, epath.Path]:
     """Writes a report.
@@ -50,6 +54,8 @@ def write(
         `beside_<name of the other>.html`. The Markdown is put beside it.
       data: where the dataset is now, if it has moved.
       catalog: the dataset, if it is in memory.
+      most: items of a dataset whose titles and pictures are shown; see
+        `Shop.open`.
       seed: of intervals and of the choice of examples.
 
     Returns:
@@ -61,7 +67,7 @@ def write(
     """
     names = history.names([workdir] if other is None else [workdir, other])
     one = Told.read(workdir, names[0])
-    shop = _shop(one, data, catalog)
+    shop = _shop(one, data, catalog, most)
     if other is None:
         target = storage.path(output or one.directory / PAGE)
         document = _single(one, shop, target, seed)
@@ -84,7 +90,7 @@ def conclude(workdir: Workdir, catalog: Catalog) -> None:
       catalog: its dataset.
     """
     try:
-        write(workdir, catalog=catalog)
+        write(workdir, catalog=catalog, most=MOST)
     except Exception as error:
         reason = storage.first_line(error)
         print(
@@ -95,10 +101,12 @@ def conclude(workdir: Workdir, catalog: Catalog) -> None:
         )
 
 
-def _shop(told: Told, data: str | None, catalog: Catalog | None) -> Shop | None:
+def _shop(
+    told: Told, data: str | None, catalog: Catalog | None, most: float
+) -> Shop | None:
     """The dataset; without it a report has no examples, and says so."""
     try:
-        return Shop.open(told, data, catalog)
+        return Shop.open(told, data, catalog, most)
     except InputError:
         if data is not None:
             raise
