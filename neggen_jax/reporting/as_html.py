@@ -116,9 +116,9 @@ def _table(block: Table) -> str:
     )
     # Who has no mouse can scroll, too.
     return (
+        f'<p class="caption" aria-hidden="true">{text(block.caption)}</p>'
         f'<div class="wide" role="region" tabindex="0" '
         f'aria-label="{text(block.caption)}"><table>'
-        f"<caption>{text(block.caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

@@ -44,7 +44,7 @@ def of_one(told: Told, shop: Shop, seed: int = 0) -> tuple[Block, ...]:
     found = 100 * (values > 0).mean()
     how = (
         f"{EACH} of each kind: typical users, drawn at random from all "
-        f"{len(values):,} (seed {seed}), of whom {found:.0f} % have a hit among "
+        f"{len(values):,} (seed {seed}), {found:.0f} % of whom have a hit in "
         f"their first {told.headline('').strip('@')}; those with the highest "
         f"{key} on test; and, of those with the lowest, the ones of whom the "
         "most is known. "

@@ -65,12 +65,14 @@ def modalities(told: Told, file: str) -> tuple[Block, ...]:
         said += (
             f" The smallest loss over the largest, their balance: {even:.2f}."
         )
-    blocks: list[Block] = [table, Words(said, "faint")]
-    figure = plots_balance.gradients(told.log, told.step)
+    figure, drawn = plots_balance.gradients(told.log, told.step), []
     if figure is not None:
-        plot = Plot("norms of gradients by modality", figure)
-        blocks.append(Plots((plot,), "modality balance", file))
-    return tuple(blocks)
+        (axes,) = figure.axes
+        drawn.append(Plot(axes.get_title(loc="left"), figure))
+        # The page says it beside the drawing.
+        axes.set_title("", loc="left")
+    plots = Plots(tuple(drawn), "modality balance", file)
+    return table, Words(said, "faint"), plots
 
 
 def lost(drop: float | None) -> Cell:

@@ -35,7 +35,7 @@ class Shop:
 
     catalog: Catalog
     records: ItemRecords | None
-    room: int = ROOM
+    room: int = dataclasses.field(default_factory=lambda: ROOM)
     seen: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
