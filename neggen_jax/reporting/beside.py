@@ -165,7 +165,14 @@ def _balance(one: Told, other: Told) -> tuple[Block, ...]:
         for name in names
     ]
     header = ("modality", one.name, other.name)
-    metric = next(iter(one.results.get("without_modality", {})), "recall")
+    metric = next(
+        (
+            key
+            for run in (one, other)
+            for key in run.results.get("without_modality", {})
+        ),
+        "recall",
+    )
     table = Table(
         f"Share of {metric} lost without a modality", header, tuple(rows)
     )

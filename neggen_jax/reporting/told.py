@@ -57,7 +57,7 @@ class Told:
                 found=f"nothing of {', '.join(sorted(lacking)) or 'dataset'}",
                 fix="train it again in a new workdir",
             )
-        users = {}
+        users: dict[str, dict[str, np.ndarray]] = {}
         for split in SPLITS:
             users[split] = {}
             if (directory / f"per_user_{split}.npz").exists():
