@@ -109,6 +109,8 @@ def base() -> ConfigDict:
     # The attribute whose entropy tells how varied lists are; "" takes what
     # usually says an item's kind, if the items' records have it.
     config.evaluate.category = ""
+    # Whether a finished run gets a report: report.html and report.md.
+    config.evaluate.report = True
 
     # Devices as a grid; data=-1 takes all that model leaves. The rows of
     # tables are spread over those of "model", or over "all".
@@ -133,6 +135,7 @@ RESUMABLE = frozenset(
         "train.keep",
         "evaluate.block_size",
         "evaluate.category",
+        "evaluate.report",
         "mesh.data",
         "mesh.model",
         "mesh.tables",

@@ -8,8 +8,8 @@ import pathlib
 from typing import Any
 
 from neggen_jax import config as configs
-from neggen_jax import report
 from neggen_jax.data.prepare import prepare, summarise
+from neggen_jax.reporting import comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +81,11 @@ def run(
             config.train.start_from = str(directory / experiment.start_from)
         workdirs.append(directory / name)
         train_and_evaluate(config, workdirs[-1])
-    report.plot_comparison(workdirs, directory / "comparison.png")
-    report.plot_measures(workdirs, directory / "measures.png")
-    text = report.comparison_markdown(workdirs)
+    comparison.plot_comparison(workdirs, directory / "comparison.png")
+    comparison.plot_measures(workdirs, directory / "measures.png")
+    text = comparison.comparison_markdown(workdirs)
     (directory / "comparison.md").write_text(text)
-    Console().print(report.compare(workdirs))
+    Console().print(comparison.compare(workdirs))
     print(f"plots: {directory}/*.png and {directory}/*/plots/")
     print(f"what was rewritten: {directory}/counterfactuals.html")
     return text

@@ -2,20 +2,23 @@
 
 Stands behind `train.py` on the way of the data and reads only what that
 leaves in a workdir: `metrics.jsonl`, one JSON object a line with "step",
-"epoch" and any of "train/<term>" and "valid/<metric>"; and `results.json`,
-the metrics of the chosen checkpoint. `plots.py`, `plots_negatives.py` and
-`report.py` take it from here.
+"epoch" and any of "train/<term>" and "valid/<metric>"; `results.json`, the
+metrics of the chosen checkpoint; and `per_user_<split>.npz`, each user's own.
+`plots.py`, `plots_negatives.py` and `reporting/` take it from here.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import statistics
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from neggen_jax import storage
@@ -80,6 +83,30 @@ def read_results(workdir: Workdir) -> dict[str, Any]:
             fix="take it away and run launch/train.py on the workdir again",
         )
     return results
+
+
+def read_users(workdir: Workdir, split: str) -> dict[str, np.ndarray]:
+    """Each user's own metrics and recommendations: `per_user_<split>.npz`.
+
+    Returns:
+      "users" int32 `[U]`, "lists" int32 `[U, k]` (not in workdirs of earlier
+      versions), and "<metric>@<k>" float64 `[U]`.
+
+    Raises:
+      InputError: there is no such file, or it cannot be read.
+    """
+    path = storage.path(workdir) / f"per_user_{split}.npz"
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as columns:
+            found = {key: columns[key] for key in columns.files}
+        return {"users": found["users"], **found}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            "A run does not tell each user's own metrics.",
+            where=path,
+            found=error,
+            fix="train it again",
+        ) from error
 
 
 def series(

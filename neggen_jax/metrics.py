@@ -24,6 +24,7 @@ import numpy as np
 from scipy import stats
 
 from neggen_jax.errors import InputError
+from neggen_jax.intervals import bootstrap
 
 CUTOFFS = (5, 10, 20, 50)
 
@@ -369,8 +370,8 @@ def paired_test(
     Returns:
       "n"; "mean_difference" of a - b; two-sided "t_p" of the paired t-test
       and "wilcoxon_p" of the signed-rank test (pairs without a difference
-      dropped); "ci_low" and "ci_high", the percentile bootstrap interval of
-      the mean difference. Without any difference both p are 1. Five seeds
+      dropped); "ci_low" and "ci_high", the interval of `bootstrap` of the
+      mean difference. Without any difference both p are 1. Five seeds
       cannot bring "wilcoxon_p" below 1/16: look at "t_p" there.
 
     Raises:
@@ -398,19 +399,19 @@ def paired_test(
         constant = (difference == difference[0]).all()
         t_p = 0.0 if constant else float(stats.ttest_rel(a, b).pvalue)
         wilcoxon_p = float(stats.wilcoxon(difference).pvalue)
-    rng = np.random.default_rng(seed)
-    means = [
-        difference[rng.integers(n, size=n)].mean() for _ in range(resamples)
-    ]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = bootstrap(
+        difference[:, None],
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
     return {
         "n": n,
         "mean_difference": mean,
         "t_p": t_p,
         "wilcoxon_p": wilcoxon_p,
-        "ci_low": float(low),
-        "ci_high": float(high),
+        "ci_low": float(low[0]),
+        "ci_high": float(high[0]),
     }
 
 

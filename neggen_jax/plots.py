@@ -1,6 +1,6 @@
 """Figures of runs: learning curves, recall by popularity, a comparison.
 
-Stands behind `history.py` on the way of the data and before `report.py`,
+Stands behind `history.py` on the way of the data and before `reporting/`,
 which gives it what was read. Figures of sources of
 negatives are drawn in `plots_negatives.py`, of modalities and of lists in
 `plots_balance.py`, in the manner set here.
@@ -35,6 +35,8 @@ COLOURS = (
 )
 DASHES = ("-", "--", ":", "-.")
 GREY = "#666666"
+# Width and height in inches of a panel that stands alone.
+PANEL = 4.0, 2.7
 
 # Before the name of a modality.
 BY_MODALITY = "train/gradient_norm/"
@@ -57,17 +59,7 @@ def learning_curves(log: History, title: str) -> Figure:
     to `plots_negatives.py`, and what is logged by modality, "train/
     gradient_norm/<modality>", to `plots_balance.py`.
     """
-    terms = sorted(
-        {
-            key
-            for e in log
-            for key in e
-            if key.startswith("train/")
-            and key.count("/") < 3
-            and not key.startswith(BY_MODALITY)
-        }
-    )
-    terms.sort(key=lambda key: key != "train/loss")
+    terms = logged_terms(log)
     columns = 1 if len(terms) <= 3 else 2
     rows = max(1, -(-len(terms) // columns))
     figure = blank(6 + 3 * columns, max(4, 1.6 * rows))
@@ -84,6 +76,21 @@ def learning_curves(log: History, title: str) -> Figure:
         axes.tick_params(labelbottom=last)
         line(axes, *series(log, term), look(0))
     return figure
+
+
+def logged_terms(log: History) -> list[str]:
+    """Keys of training terms that are logged alone, the loss first."""
+    terms = sorted(
+        {
+            key
+            for e in log
+            for key in e
+            if key.startswith("train/")
+            and key.count("/") < 3
+            and not key.startswith(BY_MODALITY)
+        }
+    )
+    return sorted(terms, key=lambda key: key != "train/loss")
 
 
 def _validation(axes: Axes, log: History) -> None:

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neggen_jax.history import History, series
-from neggen_jax.plots import BY_MODALITY, GREY, blank, line, look, style
+from neggen_jax.plots import (
+    BY_MODALITY,
+    GREY,
+    PANEL,
+    blank,
+    line,
+    look,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,17 +60,7 @@ def balance(
       modality, and no parameter belongs to one.
     """
     test = results.get("test", {})
-    drops = {
-        key.removeprefix(_DROP): value
-        for key, value in sorted(test.items())
-        if key.startswith(_DROP)
-    }
-    norms = {
-        key.removeprefix(BY_MODALITY)
-        for entry in log
-        for key in entry
-        if key.startswith(BY_MODALITY)
-    }
+    drops, norms = drops_of(test), norms_of(log)
     # A modality has one colour in both panels.
     names = sorted({*drops, *norms})
     if not names:
@@ -78,7 +76,44 @@ def balance(
         _drops(axes, drops, names, test.get("modality_balance"))
     if norms:
         axes = figure.add_subplot(1, panels, panels)
-        _norms(axes, log, sorted(norms), names, step)
+        _norms(axes, log, norms, names, step)
+    return figure
+
+
+def drops_of(test: Mapping[str, float]) -> dict[str, float]:
+    """Modality -> share of the metric that is lost without it."""
+    return {
+        key.removeprefix(_DROP): value
+        for key, value in sorted(test.items())
+        if key.startswith(_DROP)
+    }
+
+
+def norms_of(log: History) -> list[str]:
+    """Modalities whose gradients' norms were logged."""
+    found = {key for entry in log for key in entry}
+    return sorted(
+        key.removeprefix(BY_MODALITY)
+        for key in found
+        if key.startswith(BY_MODALITY)
+    )
+
+
+def gradients(log: History, step: int | None = None) -> Figure | None:
+    """The norms of the gradients of each modality's parameters, in a panel.
+
+    Args:
+      log: of a run.
+      step: the best one, None if there is none yet.
+
+    Returns:
+      The figure; None if no parameter belongs to a modality.
+    """
+    norms = norms_of(log)
+    if not norms:
+        return None
+    figure = blank(*PANEL)
+    _norms(figure.add_subplot(), log, norms, norms, step)
     return figure
 
 

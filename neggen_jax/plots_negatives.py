@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from neggen_jax.history import History, by_epoch
-from neggen_jax.plots import GREY, Look, blank, line, look, style
+from neggen_jax.plots import GREY, PANEL, Look, blank, line, look, style
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -146,13 +146,7 @@ def by_level(
       step: the best one, None if there is none yet.
     """
     logged = Logged.of(log, source, step)
-    draws: list[Callable[[Axes, Logged], None]] = []
-    if logged.levels and "hardness" in logged.measures:
-        draws.append(_summary)
-    draws += [functools.partial(_levels, m) for m in logged.measures]
-    draws += [functools.partial(_ranges, m) for m in logged.ranges]
-    if logged.values("admitted")[0]:
-        draws.append(_admitted)
+    draws = _draws(logged)
     columns = min(COLUMNS, len(draws))
     rows = -(-len(draws) // columns)
     figure = blank(4.4 * columns, 2.6 * rows + 0.8)
@@ -165,8 +159,45 @@ def by_level(
     return figure
 
 
-def summed(logged: Logged) -> tuple[list[int], list[float | None]]:
-    """Mean hardness of each level in the few epochs up to the best step.
+def panels(
+    log: History, source: str, step: int | None = None
+) -> dict[str, Figure]:
+    """The same, without the bars, a figure for each panel.
+
+    Returns:
+      What it shows, in words -> the figure.
+    """
+    logged = Logged.of(log, source, step)
+    found = {}
+    for draw in _draws(logged):
+        if draw is _summary:
+            continue
+        figure = blank(*PANEL)
+        axes = figure.add_subplot()
+        draw(axes, logged)
+        title = axes.get_title(loc="left")
+        axes.set_title("", loc="left")
+        if axes.get_legend() is None:
+            _legend(figure, logged, columns=3)
+        found[title] = figure
+    return found
+
+
+def _draws(logged: Logged) -> list[Callable[[Axes, Logged], None]]:
+    draws: list[Callable[[Axes, Logged], None]] = []
+    if logged.levels and "hardness" in logged.measures:
+        draws.append(_summary)
+    draws += [functools.partial(_levels, m) for m in logged.measures]
+    draws += [functools.partial(_ranges, m) for m in logged.ranges]
+    if logged.values("admitted")[0]:
+        draws.append(_admitted)
+    return draws
+
+
+def summed(
+    logged: Logged, measure: str = "hardness"
+) -> tuple[list[int], list[float | None]]:
+    """A measure's mean of each level in the few epochs up to the best step.
 
     Hardness changes as a model learns, so that levels are compared in the
     same epochs: those in which all were measured that were measured by then.
@@ -178,7 +209,7 @@ def summed(logged: Logged) -> tuple[list[int], list[float | None]]:
     window = range(max(1, until - SUMMED + 1), until + 1)
     known = []
     for level in logged.levels:
-        points = zip(*logged.values("hardness", level), strict=True)
+        points = zip(*logged.values(measure, level), strict=True)
         known.append({at: value for at, value in points if at in window})
     epochs = [at for at in window if all(at in k for k in known if k)]
     return epochs or list(window), [
@@ -323,7 +354,7 @@ def _marks(axes: Axes, values: list[float]) -> None:
     axes.set_ylim(low - margin if low else -0.04 * high, high + margin)
 
 
-def _legend(figure: Figure, logged: Logged) -> None:
+def _legend(figure: Figure, logged: Logged, columns: int = 6) -> None:
     """One for all panels: levels, yardsticks and the best step."""
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
@@ -335,6 +366,6 @@ def _legend(figure: Figure, logged: Logged) -> None:
         [handles[x] for x in chosen],
         chosen,
         loc="outside lower center",
-        ncols=6,
+        ncols=columns,
         frameon=False,
     )

@@ -407,7 +407,9 @@ def evaluate_state(
       state: whose averaged or plain parameters rank.
       split: "valid" or "test".
       directory: where each user's own values are written, for tests of
-        significance: `per_user_<split>.npz`, "users" and one array a metric.
+        significance and reports: `per_user_<split>.npz`, "users", "lists"
+        (int32 `[U, k]`, the first k recommendations, at most 20) and one
+        array a metric.
       heed: see `Ranker`.
 
     Returns:
@@ -418,6 +420,7 @@ def evaluate_state(
     cutoffs = tuple(run.config.evaluate.cutoffs)
     if directory is not None:
         columns: dict[str, Any] = evaluate.accuracy(ranked, cutoffs)
+        columns["lists"] = ranked.lists[:, : evaluate.LIST_CUTOFF]
         path = directory / f"per_user_{split}.npz"
 
         def save():

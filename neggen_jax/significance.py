@@ -8,7 +8,6 @@ coverage and modality balance, are tested over seeds alone.
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from etils import epath
 from neggen_jax import storage
 from neggen_jax.config import RESUMABLE, flatten
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.history import read_results
+from neggen_jax.history import read_results, read_users
 from neggen_jax.metrics import paired_test
 from neggen_jax.storage import Workdir
 
@@ -91,18 +90,9 @@ def read(
 
 def _read_run(workdir: epath.Path, metrics: Sequence[str]) -> dict[str, Any]:
     results = read_results(workdir)
-    path = workdir / "per_user_test.npz"
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as columns:
-            known = {key: columns[key] for key in columns.files}
-        values = {"users": known.pop("users")}
-    except (OSError, KeyError) as error:
-        raise InputError(
-            "A run does not tell each user's own metrics.",
-            where=path,
-            found=error,
-            fix="train it again",
-        ) from error
+    known = read_users(workdir, "test")
+    values = {"users": known.pop("users")}
+    known.pop("lists", None)
     # Of all users together, where nothing is each one's own.
     known = {k: np.array([v]) for k, v in results["test"].items()} | known
     for key in metrics:

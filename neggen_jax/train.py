@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import balance, evaluate, hosts, metrics, report, storage
+from neggen_jax import balance, evaluate, hosts, metrics, storage
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
@@ -103,8 +103,7 @@ def _train_and_evaluate(
             def read():
                 if not finished.exists():
                     return None
-                if not (directory / "plots").exists():
-                    report.plot_run(directory)
+                _present(run, directory)
                 return read_json(finished)
 
             known = hosts.lead("results of before", read)
@@ -121,7 +120,7 @@ def _train_and_evaluate(
         def tell():
             with writing(directory):
                 write_json(finished, results)
-                report.plot_run(directory)
+                _present(run, directory, anew=True)
 
         hosts.lead("results", tell)
     # Not from the file, which elsewhere may not be seen yet.
@@ -434,6 +433,25 @@ def _results(
             for name in ("jax", "flax", "optax", "orbax-checkpoint")
         },
     }
+
+
+def _present(run: Run, directory: epath.Path, anew: bool = False) -> None:
+    """Draws a finished run, and writes its report.
+
+    Args:
+      run: composed.
+      directory: its workdir.
+      anew: also what is there already.
+    """
+    # Only now: nothing that trains waits for what draws.
+    from neggen_jax.reporting import figures, write
+
+    if anew or not (directory / "plots").exists():
+        figures.plot_run(directory)
+    # Runs of earlier versions do not have the key.
+    wanted = run.config.evaluate.get("report", True)
+    if wanted and (anew or not (directory / write.PAGE).exists()):
+        write.conclude(directory, run.catalog)
 
 
 def _median(values: list[float]) -> float | None:

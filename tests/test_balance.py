@@ -16,10 +16,11 @@ from logs import ink
 from rewritten import make_neggen, make_rewritten, standardised
 from training import make_config, make_run, small
 
-from neggen_jax import balance, plots_balance, report
+from neggen_jax import balance, history, plots, plots_balance
 from neggen_jax.data.graphs import shares
 from neggen_jax.models.causal import CausalEffect
 from neggen_jax.ops.sparse import dense
+from neggen_jax.reporting import comparison
 from neggen_jax.run import Run
 from neggen_jax.step import by_modality
 from neggen_jax.train import train_and_evaluate
@@ -299,7 +300,7 @@ def test_the_figure_shows_what_the_run_has_left(trained):
     workdir, results = trained
     path = workdir / "plots" / "balance.png"
     assert 0.01 < ink(path) < 0.5
-    log = report.history.read_metrics(workdir)
+    log = history.read_metrics(workdir)
     figure = plots_balance.balance(log, results, "run", results["step"])
     drops, norms = figure.axes
     heights = [bar.get_height() for bar in drops.patches]
@@ -317,13 +318,13 @@ def test_the_figure_shows_what_the_run_has_left(trained):
     at = [[e[key] for e in until if key in e][-1] for key in keys]
     assert f"{max(at) / min(at):.2g}" in norms.get_title("left")
     # Learning curves leave them to this figure.
-    curves = report.plots.learning_curves(log, "run").axes
+    curves = plots.learning_curves(log, "run").axes
     assert "train/gradient_norm" in [a.get_title("left") for a in curves]
     assert not any("norm/" in a.get_title("left") for a in curves)
 
 
 def test_a_run_in_progress_shows_gradients_alone(trained):
-    log = report.history.read_metrics(trained[0])
+    log = history.read_metrics(trained[0])
     (axes,) = plots_balance.balance(log, {}, "run").axes
     assert len(axes.lines) == 2
     assert "at last" in axes.get_title("left")
@@ -335,7 +336,7 @@ def test_several_runs_are_measured_side_by_side(trained, tmp_path):
     other = tmp_path / "other"
     config = make_config("mf", train__epochs=1)
     train_and_evaluate(config, other, make_rewritten())
-    report.plot_measures([workdir, other], tmp_path / "measures.png")
+    comparison.plot_measures([workdir, other], tmp_path / "measures.png")
     assert 0.01 < ink(tmp_path / "measures.png") < 0.5
     runs = [
         (name, json.loads((path / "results.json").read_text())["test"])

@@ -45,6 +45,7 @@ def make_config(
         "train__steps_per_dispatch": 3,
         "train__epochs": 3,
         "evaluate__cutoffs": (5, 20),
+        "evaluate__report": False,
         "optimizer__learning_rate": 0.01,
     }
     config.update_from_flattened_dict(

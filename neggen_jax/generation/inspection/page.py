@@ -1,50 +1,23 @@
 """A page about a counterfactual set, as one HTML file.
 
-Nothing is loaded from anywhere: style and pictures are in the file, there are
-no scripts, and a policy in the file forbids both. Whatever a catalogue or a
-model wrote is escaped.
+The frame is that of `neggen_jax/page.py`; what a catalogue or a model wrote is
+escaped.
 """
 
 from __future__ import annotations
 
-import base64
 import collections
 import dataclasses
-import html
 import importlib.resources
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neggen_jax import page as pages
 from neggen_jax.generation.inspection import plots, summary, wording
 from neggen_jax.generation.records import Alternative, Record
+from neggen_jax.page import text as _text
 
-_DPI = 144
 _FEW = 20  # failures that need not be unfolded
-# Signs that are not text: HTML forbids them, or they turn what follows
-# around.
-_UNWANTED = re.compile(
-    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
-    "\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"
-)
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_FRAME = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Counterfactuals {title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Counterfactuals {title}</h1>
-{body}
-</body>
-</html>
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +81,12 @@ def render(page: Page) -> str:
         _items(page),
         _failures(page),
     ]
-    return _FRAME.format(
-        policy=_POLICY,
-        title=_text(page.title),
-        style=own.joinpath("page.css").read_text("utf-8"),
-        body="\n".join(part for part in parts if part),
+    heading = f"Counterfactuals {page.title}"
+    return pages.frame(
+        heading,
+        "\n".join([f"<h1>{_text(heading)}</h1>", *filter(None, parts)]),
+        own.joinpath("page.css").read_text("utf-8"),
     )
-
-
-def _text(words: str) -> str:
-    """What anybody may have written, as text and nothing else."""
-    return html.escape(_UNWANTED.sub("\ufffd", words))
 
 
 def _headlines(page: Page) -> str:
@@ -145,13 +113,10 @@ def _table(page: Page) -> str:
 
 
 def _plots(page: Page) -> str:
-    found = ""
-    for title, figure in plots.panels(page.figures).items():
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_DPI)
-        data = base64.b64encode(stream.getvalue()).decode()
-        url = f"data:image/png;base64,{data}"
-        found += f'<img alt="{_text(title)}" src="{url}">'
+    found = "".join(
+        pages.png(figure, title)
+        for title, figure in plots.panels(page.figures).items()
+    )
     return f'<div class="plots">{found}</div>'
 
 

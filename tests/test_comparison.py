@@ -1,4 +1,4 @@
-"""Reports: the files of a run, and tables and plots that compare runs."""
+"""The plots of a run, and tables and plots that compare runs."""
 
 import io
 
@@ -6,13 +6,13 @@ import pytest
 from logs import ink, make_run, write_log
 from rich.console import Console
 
-from neggen_jax import report
 from neggen_jax.errors import InputError
+from neggen_jax.reporting import comparison, figures
 
 
 def test_plot_run_writes_two_images(tmp_path):
     workdir = make_run(tmp_path)
-    paths = report.plot_run(workdir)
+    paths = figures.plot_run(workdir)
     plots = workdir / "plots"
     assert paths == [
         plots / "learning_curves.png",
@@ -24,7 +24,7 @@ def test_plot_run_writes_two_images(tmp_path):
 def test_a_run_in_progress_has_learning_curves_only(tmp_path):
     workdir = make_run(tmp_path)
     (workdir / "results.json").unlink()
-    paths = report.plot_run(workdir)
+    paths = figures.plot_run(workdir)
     assert [path.name for path in paths] == ["learning_curves.png"]
 
 
@@ -46,7 +46,7 @@ def make_leveled(parent, name, **changes):
 
 
 def test_each_source_that_logs_by_level_has_a_figure(tmp_path):
-    paths = report.plot_run(make_leveled(tmp_path, "run"))
+    paths = figures.plot_run(make_leveled(tmp_path, "run"))
     assert [path.name for path in paths] == [
         "learning_curves.png",
         "negatives_even.png",
@@ -64,7 +64,7 @@ def test_the_step_that_was_chosen_is_the_one_of_the_results(tmp_path):
         workdir = make_leveled(tmp_path / parent, "run", step=step, deciles={})
         if step is None:
             (workdir / "results.json").unlink()
-        images.append(report.plot_run(workdir)[2].read_bytes())
+        images.append(figures.plot_run(workdir)[2].read_bytes())
     # Without results, the log says that step 30 was best.
     assert images[0] == images[2] != images[1]
 
@@ -73,18 +73,18 @@ def test_the_step_that_was_chosen_is_the_one_of_the_results(tmp_path):
 def test_a_run_without_validation_can_be_drawn(tmp_path, lines):
     workdir = make_run(tmp_path)
     write_log(workdir, lines)
-    assert ink(report.plot_run(workdir)[0]) > 0
-    report.plot_comparison([workdir], tmp_path / "all.png")
+    assert ink(figures.plot_run(workdir)[0]) > 0
+    comparison.plot_comparison([workdir], tmp_path / "all.png")
     assert ink(tmp_path / "all.png") > 0
 
 
 def test_missing_files_say_what_to_run(tmp_path):
     with pytest.raises(InputError, match=r"no results\.json"):
-        report.compare([tmp_path / "nowhere"])
+        comparison.compare([tmp_path / "nowhere"])
     with pytest.raises(InputError, match=r"no metrics\.jsonl"):
-        report.plot_run(tmp_path / "nowhere")
+        figures.plot_run(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no metrics\.jsonl"):
-        report.plot_comparison([tmp_path / "nowhere"], tmp_path / "all.png")
+        comparison.plot_comparison([tmp_path / "nowhere"], tmp_path / "all.png")
 
 
 def test_comparison_as_markdown(tmp_path):
@@ -92,7 +92,7 @@ def test_comparison_as_markdown(tmp_path):
     sources = {"easy": {"name": "uniform"}, "hard": {"name": "diffusion"}}
     config = {"encoder": {"name": "mci"}, "negatives": sources}
     strong = make_run(tmp_path, "gdnsm", config=config)
-    title, _, header, rule, *rows = report.comparison_markdown(
+    title, _, header, rule, *rows = comparison.comparison_markdown(
         [weak, strong]
     ).splitlines()
     assert "bazaar" in title
@@ -109,7 +109,7 @@ def test_comparison_as_markdown(tmp_path):
 def test_comparison_in_the_terminal_keeps_every_number(tmp_path):
     runs = [make_run(tmp_path, "mf", scale=0.5), make_run(tmp_path, "[red]")]
     console = Console(width=80, file=io.StringIO())
-    console.print(report.compare(runs))
+    console.print(comparison.compare(runs))
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     for cell in ("bazaar", "[red]", "0.1000", "0.1500", "0.0700", "1.50"):
@@ -119,14 +119,14 @@ def test_comparison_in_the_terminal_keeps_every_number(tmp_path):
 def test_runs_on_different_data_are_not_compared(tmp_path):
     runs = [make_run(tmp_path, "a"), make_run(tmp_path, "b", dataset="hm")]
     with pytest.raises(InputError, match="different data"):
-        report.compare(runs)
+        comparison.compare(runs)
     with pytest.raises(InputError, match="different data"):
-        report.comparison_markdown(runs)
+        comparison.comparison_markdown(runs)
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
     runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two")]
-    rows = report.comparison_markdown(runs).splitlines()[4:]
+    rows = comparison.comparison_markdown(runs).splitlines()[4:]
     assert [row.split(" | ")[0] for row in rows] == [
         "| one/neggen",
         "| two/neggen",
@@ -136,6 +136,8 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
 def test_comparison_plot_reads_every_run(tmp_path):
     runs = [make_run(tmp_path, "mf"), make_run(tmp_path, "mci", scale=0.5)]
     for count in (1, 2):
-        report.plot_comparison(runs[:count], tmp_path / f"plots/{count}.png")
+        comparison.plot_comparison(
+            runs[:count], tmp_path / f"plots/{count}.png"
+        )
     one, two = (ink(tmp_path / f"plots/{count}.png") for count in (1, 2))
     assert 0.01 < one < two

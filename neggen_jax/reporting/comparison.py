@@ -1,8 +1,7 @@
-"""Reports: plots of one run, and tables and plots that compare runs.
+"""Several runs in one table: for the terminal, as Markdown, and in plots.
 
-Stands last on the way of the data: `history.py` reads what a run left,
-`plots.py` and its neighbours draw it, and here both are put together and
-saved. Nothing here is read back by anything else.
+`launch/demo.py` ends with it. Two runs are told apart more closely in
+`beside.py`, and methods over seeds in `neggen_jax/significance.py`.
 """
 
 from __future__ import annotations
@@ -10,15 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from etils import epath
-
-from neggen_jax import (
-    history,
-    plots,
-    plots_balance,
-    plots_negatives,
-    storage,
-)
+from neggen_jax import history, plots, plots_balance
 from neggen_jax.errors import InputError
 from neggen_jax.history import Workdir
 
@@ -36,49 +27,6 @@ COLUMNS = {
     "gini@20": (3, False),
     "s/epoch": (2, False),
 }
-
-
-def plot_run(workdir: Workdir) -> list[epath.Path]:
-    """Writes the plots of one run to `plots/` in its workdir.
-
-    `learning_curves.png`: validation recall and NDCG at 20 with the best
-    step marked, and each training term. `negatives_<source>.png`, of each
-    source that logs by level: how hard its negatives are, and how wrong.
-    `balance.png`: what is lost without each modality, and the gradients of
-    each, where anything reads modalities. `recall_by_popularity.png`: recall
-    at 20 by decile of item popularity, once `results.json` has it.
-
-    Returns:
-      The files written.
-
-    Raises:
-      InputError: the log or the results are missing or cannot be read.
-    """
-    (name,) = history.names([workdir])
-    log = history.read_metrics(workdir)
-    results = {}
-    if (storage.path(workdir) / "results.json").exists():
-        results = history.read_results(workdir)
-    figures = {"learning_curves.png": plots.learning_curves(log, name)}
-    # The metric of early stopping may be another than the one drawn.
-    step = results.get("step", history.best_step(log))
-    for source in plots_negatives.sources(log):
-        figures[f"negatives_{source}.png"] = plots_negatives.by_level(
-            log, source, f'{name}, negatives "{source}"', step
-        )
-    balance = plots_balance.balance(log, results, name, step)
-    if balance is not None:
-        figures["balance.png"] = balance
-    deciles = results.get("deciles", {})
-    if deciles.get("recall@20"):
-        dataset = history.label(results.get("dataset"))
-        figures["recall_by_popularity.png"] = plots.popularity_bars(
-            deciles, f"{name}, test split of {dataset}"
-        )
-    directory = storage.path(workdir) / "plots"
-    for file, figure in figures.items():
-        plots.save(figure, directory / file)
-    return [directory / file for file in figures]
 
 
 def compare(workdirs: Sequence[Workdir]) -> Table:
