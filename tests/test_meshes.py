@@ -33,10 +33,14 @@ EXPERIMENTS = {
     "freedom": ("baseline", "freedom,popularity"),
     "mci": ("baseline", "mci"),
     "dns": ("baseline", "lightgcn,dns"),
+    "dens": ("baseline", "lightgcn,dens"),
+    "in_batch": ("baseline", "lightgcn,in_batch"),
+    "softmax": ("baseline", "mf,softmax"),
     "neggen": ("neggen", "lightgcn"),
     "published": ("neggen", "lightgcn,published"),
     "gdnsm": ("gdnsm", "mci"),
     "both": ("neggen", "mci,gdnsm"),
+    "all": ("neggen", "lightgcn,gdnsm,mixgcf"),
 }
 # Every encoder, source and exchange; the rest of the pairs is slow.
 QUICK = {
@@ -44,6 +48,8 @@ QUICK = {
     ("vbpr", "8x1"),
     ("freedom", "4x2-all-pull"),
     ("mci", "4x2"),
+    ("softmax", "4x2-all-ring"),
+    ("all", "4x2-all-pull"),
 }
 
 

@@ -68,6 +68,8 @@ class Needs:
       fuse: modality -> weight; the item-item graphs are added up, with these
         weights scaled to sum to 1, into one graph named "fused".
       counterfactuals: what `config.data.counterfactuals` names.
+      layers: the embeddings of each layer of propagation, which encoders then
+        give beside their mean.
     """
 
     user_item: bool = False
@@ -76,6 +78,7 @@ class Needs:
     modalities: tuple[str, ...] = ()
     fuse: Mapping[str, float] | None = None
     counterfactuals: bool = False
+    layers: bool = False
 
 
 def union(one: Needs, other: Needs) -> Needs:
@@ -106,6 +109,7 @@ def union(one: Needs, other: Needs) -> Needs:
         modalities=() if every else tuple(sorted(named)),
         fuse=chosen.fuse,
         counterfactuals=one.counterfactuals or other.counterfactuals,
+        layers=one.layers or other.layers,
     )
 
 
@@ -138,6 +142,7 @@ class Inputs:
       item_item: modality (or "fused") -> graph over items.
       features: modality -> matrix.
       counterfactuals: of the items; None where nobody asks for them.
+      layers: whether somebody reads `Encoded.layers`.
       prepared: what sources of negatives made for the epoch, by their names.
     """
 
@@ -147,6 +152,7 @@ class Inputs:
     item_item: dict[str, Graph]
     features: dict[str, Matrix]
     counterfactuals: Counterfactuals
+    layers: bool = flax.struct.field(default=False, pytree_node=False)
     prepared: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
@@ -241,6 +247,7 @@ def build(
         item_item=item_item,
         features=features,
         counterfactuals=counterfactuals,
+        layers=needs.layers,
     )
 
 
@@ -315,6 +322,7 @@ def abstract(
         item_item=item_item,
         features=features,
         counterfactuals=counterfactuals,
+        layers=needs.layers,
     )
 
 

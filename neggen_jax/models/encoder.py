@@ -34,6 +34,9 @@ class Encoded:
       items: `[item_rows, d]`.
       views: name -> (users, items), further tables that losses read; "ego"
         holds the embeddings that regularisation acts on.
+      layers: (users, items) of each layer of propagation, of which the final
+        tables are the mean; where `inputs.layers` asks for them, and () from
+        an encoder that has none.
       spread: where the tables lie, for `take`; the recommender sets it.
       taken: what `take` has given before, if that is to be kept.
     """
@@ -41,6 +44,7 @@ class Encoded:
     users: jax.Array
     items: Table
     views: dict[str, Pair]
+    layers: tuple[tuple[jax.Array, jax.Array], ...] = ()
     spread: Spread | None = flax.struct.field(default=None, pytree_node=False)
     taken: dict[Any, Any] | None = flax.struct.field(
         default=None, pytree_node=False

@@ -7,8 +7,11 @@ recommendation", SIGIR 2020: linear propagation over the user-item graph
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs
 from neggen_jax.models.encoder import Encoded, Encoder
@@ -17,8 +20,8 @@ from neggen_jax.ops.sparse import Graph, multiply
 
 def propagate(
     graph: Graph, users: jax.Array, items: jax.Array, layers: int
-) -> tuple[jax.Array, jax.Array]:
-    """Mean over layers `0..L` of propagation on a bipartite graph.
+) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    """Layers `0..L` of propagation on a bipartite graph.
 
     Args:
       graph: normalised, `[user_rows, item_rows]`.
@@ -27,16 +30,26 @@ def propagate(
       layers: L.
 
     Returns:
-      Users and items, in the shapes they came in.
+      Users and items of each layer, in the shapes they came in.
     """
-    sum_users, sum_items = users, items
+    out = [(users, items)]
     for _ in range(layers):
         users, items = (
             multiply(graph, items),
             multiply(graph.transpose, users),
         )
-        sum_users, sum_items = sum_users + users, sum_items + items
-    return sum_users / (layers + 1), sum_items / (layers + 1)
+        out.append((users, items))
+    return tuple(out)
+
+
+def mean(
+    layers: tuple[tuple[jax.Array, jax.Array], ...],
+) -> tuple[jax.Array, jax.Array]:
+    """The mean over layers, of users and of items."""
+    users, items = (
+        functools.reduce(jnp.add, x) for x in zip(*layers, strict=True)
+    )
+    return users / len(layers), items / len(layers)
 
 
 class LightGCN(Encoder):
@@ -56,5 +69,6 @@ class LightGCN(Encoder):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Propagates the tables."""
         ego = self.user_table(), self.item_table()
-        users, items = propagate(inputs.user_item, *ego, self.layers)
-        return Encoded(users, items, {"ego": ego})
+        layers = propagate(inputs.user_item, *ego, self.layers)
+        kept = layers if inputs.layers else ()
+        return Encoded(*mean(layers), {"ego": ego}, kept)

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
 from neggen_jax.data.graphs import shares
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.models.lightgcn import propagate
+from neggen_jax.models.lightgcn import mean, propagate
 from neggen_jax.ops.sparse import multiply
 
 
@@ -52,7 +53,8 @@ class MCI(Encoder):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Returns content + side; views hold the two apart."""
         ego = self.user_table(), self.item_table()
-        content = propagate(inputs.user_item, *ego, self.layers)
+        layers = propagate(inputs.user_item, *ego, self.layers)
+        content = mean(layers)
         names = sorted(self.modalities or inputs.item_item)
         weights = shares(names, self.modality_weights)
         side_items = jnp.zeros_like(ego[1])
@@ -64,8 +66,13 @@ class MCI(Encoder):
         # The user side of each modality is R^ times its item side; the sum
         # over modalities may be taken first, and one product is enough.
         side = multiply(inputs.user_item, side_items), side_items
+        kept: tuple[tuple[jax.Array, jax.Array], ...] = ()
+        if inputs.layers:
+            # The side view is a part of each, so that their mean is right.
+            kept = tuple((u + side[0], i + side[1]) for u, i in layers)
         return Encoded(
             content[0] + side[0],
             content[1] + side[1],
             {"ego": ego, "content": content, "side": side},
+            kept,
         )
