@@ -6,10 +6,15 @@
 The argument names the encoder and, after commas, what else differs:
 
     lightgcn | mf | vbpr | freedom | mci | bm3 | mgcn | smore
-                                             the encoder (default lightgcn)
-    uniform | popularity | dns               negatives: uniform, by
-                                             popularity^0.75, or the hardest
-                                             of 8 uniform ones
+                     the encoder (default lightgcn)
+    uniform          negatives drawn uniformly (default)
+    popularity       by popularity^0.75
+    dns | dns_mn     the hardest of 8 uniform ones; any of the 4 hardest of 32
+    ahns             the easier, the higher the positive is scored
+    mixgcf           mixed of the positive and the hardest, layer by layer
+    dens             unlike the positive in the factors that matter
+    in_batch         items of the batch, weighed by their rarity
+    softmax          all items of the batch; softmax with logQ in BPR's place
     smoke                                    two epochs, to see that it runs
 
 bm3 learns without negatives; with one of their names it has a BPR beside its
@@ -120,6 +125,43 @@ _SAMPLERS = {
     "uniform": {"name": "uniform", "count": 1},
     "popularity": {"name": "popularity", "count": 1, "exponent": 0.75},
     "dns": {"name": "dns", "count": 1, "candidates": 8},
+    # As hard as DNS, of which a share of 1 / 8 is taken too.
+    "dns_mn": {"name": "dns_mn", "count": 1, "candidates": 32, "top": 4},
+    "ahns": {
+        "name": "ahns",
+        "count": 1,
+        "candidates": 32,
+        "alpha": 1.0,
+        "beta": 0.1,
+        "power": -2.0,
+        "similarity": "product",
+        "floor": 1e-3,
+    },
+    "mixgcf": {
+        "name": "mixgcf",
+        "count": 1,
+        "candidates": 16,
+        "by_layer": True,
+        "most": 1.0,
+    },
+    "dens": {
+        "name": "dens",
+        "count": 1,
+        "candidates": 8,
+        "by_layer": True,
+        "relevance": 1.0,
+        "warmup": 100.0,
+        "unit": "epochs",
+        # gamma, of the contrastive tasks.
+        "weight": 0.3,
+    },
+    "in_batch": {"name": "in_batch", "count": 1, "correction": 1.0},
+    "softmax": {
+        "name": "whole_batch",
+        "items": 0,
+        "correction": 1.0,
+        "corrected": "all",
+    },
 }
 
 
@@ -137,6 +179,14 @@ def get_config(argument: str = "") -> ConfigDict:
         config.losses.l2.source = ""
         if not {*_SAMPLERS}.intersection(argument.split(",")):
             del config.negatives.sampled, config.losses.bpr
+    if sampler == "softmax":
+        del config.losses.bpr
+        config.losses.softmax = {
+            "name": "softmax",
+            "weight": 1.0,
+            "source": "sampled",
+            "temperature": 1.0,
+        }
     if "smoke" in options:
         config.train.epochs = 2
     return config

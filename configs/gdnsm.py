@@ -3,12 +3,15 @@
     python launch/train.py --config=configs/gdnsm.py:mci \
         --config.data.path=DIR --workdir=DIR
 
-Everything of configs/baseline.py:ENCODER stays, the uniform negatives
+Everything of configs/baseline.py:ENCODER stays, the sampled negatives
 included; generated ones come beside them, in a second BPR. Words of the
 argument, all optional:
 
     mci | lightgcn | mf | vbpr | freedom | bm3 | mgcn | smore
                     the encoder (default mci)
+    uniform | dns | mixgcf | ...
+                    the sampled negatives, by any word of configs/baseline.py
+                    for them
     bank            negatives are drawn for one pair in four of each batch,
                     kept for its user, and read for all: the cheap mode
     smoke           two epochs, all negatives let in at once
@@ -58,15 +61,30 @@ _ABLATIONS = {
 }
 
 
+# The sampled negatives beside them; see configs/baseline.py.
+_SAMPLERS = (
+    "uniform",
+    "popularity",
+    "dns",
+    "dns_mn",
+    "ahns",
+    "mixgcf",
+    "dens",
+    "in_batch",
+    "softmax",
+)
+
+
 def get_config(argument: str = "") -> ConfigDict:
-    encoder, ablation, options = words(
+    encoder, ablation, sampler, options = words(
         argument,
         _ENCODERS,
         _ABLATIONS,
+        _SAMPLERS,
         options=("bank", "smoke"),
     )
     baseline = pathlib.Path(__file__).with_name("baseline.py")
-    config = load(f"{baseline}:{encoder}")
+    config = load(f"{baseline}:{encoder},{sampler}")
     config.unlock()
     source = {
         "name": "diffusion",

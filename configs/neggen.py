@@ -4,12 +4,15 @@
     python launch/train.py --config=configs/neggen.py:lightgcn \
         --config.data.path=DIR --workdir=DIR
 
-Everything of configs/baseline.py:ENCODER stays, the uniform negatives
+Everything of configs/baseline.py:ENCODER stays, the sampled negatives
 included; counterfactuals come beside them. Words of the argument, all
 optional:
 
     lightgcn | mf | vbpr | freedom | mci | bm3 | mgcn | smore
                     the encoder (default lightgcn)
+    uniform | dns | mixgcf | ...
+                    the sampled negatives, by any word of configs/baseline.py
+                    for them
     gdnsm           with the diffusion negatives of configs/gdnsm.py
     conditioned     the same, drawn under the conditions of counterfactuals
     smoke           two epochs
@@ -61,17 +64,32 @@ _ABLATIONS = {
 }
 
 
+# The sampled negatives beside them; see configs/baseline.py.
+_SAMPLERS = (
+    "uniform",
+    "popularity",
+    "dns",
+    "dns_mn",
+    "ahns",
+    "mixgcf",
+    "dens",
+    "in_batch",
+    "softmax",
+)
+
+
 def get_config(argument: str = "") -> ConfigDict:
-    encoder, ablation, together, options = words(
+    encoder, ablation, sampler, together, options = words(
         argument,
         _ENCODERS,
         _ABLATIONS,
+        _SAMPLERS,
         ("alone", "gdnsm", "conditioned"),
         options=("smoke",),
     )
     here = pathlib.Path(__file__)
     base = "baseline" if together == "alone" else "gdnsm"
-    config = load(f"{here.with_name(base + '.py')}:{encoder}")
+    config = load(f"{here.with_name(base + '.py')}:{encoder},{sampler}")
     config.unlock()
     wanted = config.data.counterfactuals
     wanted.name = "random" if ablation == "random" else "attributes"

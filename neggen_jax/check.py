@@ -15,7 +15,14 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.config import flatten
 from neggen_jax.data import batches
 from neggen_jax.errors import InputError, nearest
-from neggen_jax.negatives import SOURCES, difficulty, process
+from neggen_jax.negatives import (
+    SOURCES,
+    difficulty,
+    hard,
+    in_batch,
+    process,
+    source,
+)
 from neggen_jax.negatives.diffusion import Diffusion
 from neggen_jax.partition import Partition
 
@@ -124,16 +131,30 @@ _OF_SOURCES = {
     "eta": (0.0, 1.0),
     "bank": (0, 2**31 - 1),
     "observed": (1, 2**31 - 1),
+    "candidates": (1, 2**31 - 1),
+    "top": (1, 2**31 - 1),
+    "alpha": (-1e30, 1e30),
+    "beta": (0.0, 1e30),
+    "power": (-100.0, 100.0),
+    "floor": (-1e30, 1e30),
+    "most": (0.0, 1.0),
+    "relevance": (0.0, 1.0),
+    "warmup": (0.0, 1e30),
+    "weight": (0.0, 1e30),
+    "correction": (0.0, 100.0),
+    "items": (0, 2**31 - 1),
 }
 
 # Their keys that choose among words.
 _CHOICES = {
     "levels": difficulty.LADDERS,
     "order": difficulty.ORDERS,
-    "unit": difficulty.UNITS,
+    "unit": source.UNITS,
     "noise": process.SCHEDULES,
     "target": process.TARGETS,
     "criterion": process.CRITERIA,
+    "similarity": hard.SIMILARITIES,
+    "corrected": in_batch.CORRECTED,
 }
 
 
@@ -173,6 +194,9 @@ def _check_source(where: str, part: ConfigDict, catalog: Catalog) -> None:
             expected="less than 1, as a share of the run",
             found=part.start,
         )
+    if part.name == "dns_mn":
+        several = part.get("candidates", hard.TopOfDNS.candidates)
+        _within(f"{where}.top", 1, several, part.get("top", hard.TopOfDNS.top))
     if part.name == "diffusion":
         _check_modalities(where, part, catalog)
         _check_process(where, part)

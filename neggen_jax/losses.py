@@ -8,6 +8,7 @@ one of the step's. All means are over the batch, in float32.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,12 +19,14 @@ import numpy as np
 
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.models.encoder import Encoded
-from neggen_jax.negatives.source import Batch, Negatives
+from neggen_jax.negatives.source import Batch, Negatives, Shared
 
 Drawn = Mapping[str, Negatives]
 
 # In-batch logits that are held at a time, of all devices: 256 MiB.
 _LOGITS = 2**26
+# What stands for a logit that is none; its exponential is 0.
+_NEVER = -1e30
 
 
 def _drawn(negatives: Drawn, source: str) -> Negatives:
@@ -45,6 +48,18 @@ def _items(negatives: Drawn, source: str) -> jax.Array:
             expected="a source that draws items of the catalogue",
         )
     return items
+
+
+def _own(negatives: Drawn, source: str) -> Negatives:
+    """Of a source that gives each pair some of its own."""
+    drawn = _drawn(negatives, source)
+    if not drawn.weights.shape[1]:
+        raise InputError(
+            "A loss reads negatives of each pair, and all pairs share theirs.",
+            where=f"config.losses, negatives of {source!r}",
+            expected="the loss 'softmax', or another source",
+        )
+    return drawn
 
 
 def _view(encoded: Encoded, name: str) -> tuple[Any, Any]:
@@ -80,7 +95,7 @@ def bpr(
       source: whose negatives.
       view: which tables score; a view needs negatives that are items.
     """
-    drawn = _drawn(negatives, source)
+    drawn = _own(negatives, source)
     user_table, item_table = _view(encoded, view)
     users = encoded.take(user_table, batch["users"]).astype(jnp.float32)
     items = encoded.take(item_table, batch["items"]).astype(jnp.float32)
@@ -146,6 +161,7 @@ def l2(
     """Half the squared norms of the embeddings that the batch reads, per pair.
 
     A negative counts by its weight, and the K of a pair as one together.
+    Those that all pairs share are positives, and count as such.
 
     Args:
       encoded: embeddings.
@@ -159,15 +175,72 @@ def l2(
         _squares(encoded.take(user_table, batch["users"])).sum()
         + _squares(encoded.take(item_table, batch["items"])).sum()
     )
-    if source:
-        weights = _drawn(negatives, source).weights
+    if not source:
+        return squares / (2 * len(batch["users"]))
+    weights = _drawn(negatives, source).weights
+    if count := weights.shape[1]:
         drawn = _squares(encoded.take(item_table, _items(negatives, source)))
-        squares += (drawn * weights).sum() / weights.shape[1]
+        squares += (drawn * weights).sum() / count
     return squares / (2 * len(batch["users"]))
 
 
 def _squares(x: jax.Array) -> jax.Array:
     return jnp.square(x.astype(jnp.float32)).sum(-1)
+
+
+def softmax(
+    encoded: Encoded,
+    batch: Batch,
+    negatives: Drawn,
+    *,
+    source: str = "sampled",
+    temperature: float = 1.0,
+) -> jax.Array:
+    """Sampled softmax: the positive among its negatives.
+
+    The mean over pairs of `log(e^p + sum_k w_k e^n_k) - p`, of scores as items
+    are ranked by (Bengio and Senecal, IEEE TNN 2008). Negatives that the
+    whole batch shares, over all devices, stand in the sum beside the pair's
+    own, and what their source adds to logits is added to p as well (logQ;
+    Yi et al., RecSys 2019).
+
+    Args:
+      encoded: embeddings.
+      batch: positive pairs.
+      negatives: by source.
+      source: whose negatives.
+      temperature: divides the scores.
+    """
+    drawn = _drawn(negatives, source)
+    users = encoded.take(encoded.users, batch["users"]).astype(jnp.float32)
+    items = encoded.take(encoded.items, batch["items"])
+    if drawn.positives is not None:
+        items = drawn.positives
+    users = users / temperature
+    positive = (users * items.astype(jnp.float32)).sum(-1)
+    sums = []
+    if drawn.weights.shape[1]:
+        weights = drawn.weights.astype(jnp.float32)
+        logits = _products(users, drawn.vectors.astype(jnp.float32))
+        sums.append(jax.nn.logsumexp(logits, axis=1, b=weights))
+    if drawn.shared is not None:
+        positive += drawn.shared.own
+        sums.append(_shared(encoded, users, drawn.shared))
+    sums.append(positive)
+    total = functools.reduce(jnp.logaddexp, sums)
+    return (total - positive).mean()
+
+
+def _shared(encoded: Encoded, users: jax.Array, shared: Shared) -> jax.Array:
+    """Log-sum-exp of each user's logits of the shared items, `[B]`."""
+    items = encoded.take(encoded.items, shared.items).astype(jnp.float32)
+
+    def chunk(some: jax.Array, left_out: jax.Array) -> jax.Array:
+        logits = some @ items.T + shared.offsets
+        # Finite, so that one to whom nothing is left has a gradient: of 0.
+        return jax.nn.logsumexp(jnp.where(left_out, _NEVER, logits), axis=1)
+
+    return _by_chunks(chunk, len(items), users, shared.left_out)
 
 
 def infonce(
@@ -210,18 +283,35 @@ def _normaliser(
     Of the whole batch, whatever the devices; by chunks of anchors, which the
     backward pass computes once more, so that no `[B, B]` is ever held.
     """
-    count, dim = anchors.shape
 
     def chunk(some: jax.Array) -> jax.Array:
         return _log_sum_exp(some @ others.T / temperature, 1 / temperature)
 
-    wanted = min(count, math.ceil(count**2 / _LOGITS))
+    return _by_chunks(chunk, len(others), anchors)
+
+
+def _by_chunks(
+    chunk: Callable[..., jax.Array], width: int, *rows: jax.Array
+) -> jax.Array:
+    """Computes logits of chunks of rows, one after another.
+
+    Args:
+      chunk: of some of the rows, one number each.
+      width: logits of a row.
+      *rows: `[B, ...]` each.
+
+    Returns:
+      `[B]`.
+    """
+    count = len(rows[0])
+    wanted = min(count, math.ceil(count * width / _LOGITS))
     chunks = next(n for n in range(wanted, count + 1) if count % n == 0)
     if chunks == 1:
-        return chunk(anchors)
+        return chunk(*rows)
     # Every n-th is of the same chunk: each device cuts what it holds.
-    cut = anchors.reshape(-1, chunks, dim).swapaxes(0, 1)
-    out = jax.lax.map(jax.checkpoint(chunk), cut)
+    cut = [x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1) for x in rows]
+    again = jax.checkpoint(chunk)
+    out = jax.lax.map(lambda some: again(*some), tuple(cut))
     return out.swapaxes(0, 1).reshape(-1)
 
 
@@ -410,4 +500,5 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "content_bpr": content_bpr,
     "infonce": infonce,
     "l2": l2,
+    "softmax": softmax,
 }

@@ -4,9 +4,10 @@ import jax
 import pytest
 from conftest import make_catalog
 from generated import with_generated
+from training import make_config
 
 from neggen_jax.errors import InputError
-from neggen_jax.negatives import SOURCES, difficulty, process
+from neggen_jax.negatives import SOURCES, difficulty, process, source
 from neggen_jax.negatives.catalogue import Uniform
 from neggen_jax.run import Run
 
@@ -30,7 +31,7 @@ BOUNDS = {
 CHOICES = {
     "levels": (difficulty.LADDERS, "lader", "ladder"),
     "order": (difficulty.ORDERS, "rise", "rising"),
-    "unit": (difficulty.UNITS, "epoch", "epochs"),
+    "unit": (source.UNITS, "epoch", "epochs"),
     "noise": (process.SCHEDULES, "cosin", "cosine"),
     "target": (process.TARGETS, "x_0", "x0"),
     "criterion": (process.CRITERIA, "L2", "l2"),
@@ -154,6 +155,32 @@ def test_the_ramp_of_uniform_negatives_is_checked_too(key):
     with pytest.raises(InputError) as caught:
         Run.make(config, make_catalog(), jax.devices()[:1])
     assert caught.value.where == f"config.negatives.generated.{key}"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "key", "wrong"),
+    [
+        ("dns", "candidates", 0),
+        ("dns_mn", "top", 33),
+        ("ahns", "beta", -1.0),
+        ("ahns", "power", NAN),
+        ("ahns", "similarity", "cos"),
+        ("mixgcf", "most", 1.1),
+        ("dens", "relevance", 2.0),
+        ("dens", "warmup", -1.0),
+        ("dens", "unit", "days"),
+        ("dens", "weight", -0.1),
+        ("in_batch", "correction", -1.0),
+        ("softmax", "items", -1),
+        ("softmax", "corrected", "some"),
+    ],
+)
+def test_samplers_are_checked_too(sampler, key, wrong):
+    config = make_config(f"mf,{sampler}")
+    config.negatives.sampled[key] = wrong
+    with pytest.raises(InputError) as caught:
+        Run.make(config, make_catalog(), jax.devices()[:1])
+    assert caught.value.where == f"config.negatives.sampled.{key}"
 
 
 @pytest.mark.parametrize("end", [0, 1])

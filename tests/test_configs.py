@@ -7,21 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_catalog
-from training import make_config, small
+from training import BASELINE, make_config, small
 
+from neggen_jax import config as configs
 from neggen_jax.train import train_and_evaluate
 
 # Every word that configs/baseline.py takes occurs, and every mesh.
 EXPERIMENTS = {
     "mf,smoke": (8, 1),
-    "lightgcn": (4, 2),
-    "vbpr": (1, 8),
+    "lightgcn,uniform": (4, 2),
+    "vbpr,dens": (1, 8),
     "freedom,popularity": (4, 2),
-    "mci": (1, 8),
+    "mci,mixgcf": (1, 8),
     "bm3": (4, 2),
     "mgcn": (8, 1),
     "smore": (1, 8),
 }
+# Those of its words for negatives that are not among them.
+SAMPLERS = ("dns", "dns_mn", "ahns", "in_batch", "softmax")
 
 
 def assert_finite(tree, name="") -> None:
@@ -82,6 +85,28 @@ def test_trains_an_epoch(argument, tmp_path):
         "compile_seconds",
     } <= stored["timing"].keys()
     assert list((tmp_path / "plots").iterdir())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_takes_steps(sampler):
+    """Three, on eight devices, and parameters follow."""
+    it = small(f"mf,{sampler}", (4, 2))
+    state, report = it.dispatch(it.state, it.inputs, it.stack, jnp.int32(3))
+    assert report.bad_step == -1
+    assert int(state.step) == 3
+    assert_finite({k: float(v) for k, v in report.means.items()})
+    before, after = (x.params["encoder"]["items"] for x in (it.state, state))
+    assert np.abs(np.asarray(after - before)).max() > 1e-3
+    source = "whole_batch" if sampler == "softmax" else sampler
+    assert it.run.config.negatives.sampled.name == source
+
+
+@pytest.mark.parametrize("file", ["gdnsm", "neggen"])
+def test_samplers_combine_with_generated_negatives(file):
+    known = configs.load(f"{BASELINE}:lightgcn,mixgcf")
+    config = configs.load(f"{BASELINE.with_stem(file)}:lightgcn,mixgcf")
+    assert config.negatives.sampled == known.negatives.sampled
+    assert len(config.negatives) == 2
 
 
 @pytest.mark.slow

@@ -18,13 +18,12 @@ from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import RampedUniform, Uniform
 from neggen_jax.negatives.difficulty import (
     LADDERS,
-    UNITS,
     Level,
     Ramp,
     guided,
     ladder,
 )
-from neggen_jax.negatives.source import Clock
+from neggen_jax.negatives.source import UNITS, Clock
 
 NAMES = ("text", "image", "audio")
 # The ramp takes its time for 2^-20 more than it is, against eight roundings of

@@ -14,7 +14,7 @@ from neggen_jax import losses
 from neggen_jax.errors import InputError
 from neggen_jax.models.causal import Effect
 from neggen_jax.models.encoder import Encoded
-from neggen_jax.negatives.source import Negatives
+from neggen_jax.negatives.source import Negatives, Shared
 
 USERS, ITEMS, DIM, BATCH, COUNT = 9, 14, 6, 12, 4
 
@@ -73,6 +73,59 @@ def test_bpr_scores_vectors_that_belong_to_no_item(problem):
     negative = np.einsum("bd,bkd->bk", users[batch["users"]], vectors)
     want = dense.softplus(negative - positive[:, None]).mean()
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_softmax_of_each_pairs_own(problem):
+    """Negatives count by their weights, and those of 0 not at all."""
+    encoded, batch, items = problem
+    weights = np.random.default_rng(3).uniform(size=items.shape)
+    weights[:, 1] = 0
+    weights[4] = 0
+    negatives = drawn(encoded, items, weights.astype(np.float32))
+    got = losses.softmax(encoded, batch, negatives, temperature=0.5)
+    users, table = in_float64((encoded.users, encoded.items))
+    users = users[batch["users"]]
+    own = np.exp((users * table[batch["items"]]).sum(-1) / 0.5)
+    others = np.exp(np.einsum("bd,bkd->bk", users, table[items]) / 0.5)
+    total = own + (weights * others).sum(axis=1)
+    np.testing.assert_allclose(got, -np.log(own / total).mean(), rtol=1e-5)
+
+
+def test_softmax_of_one_negative_is_bpr(problem):
+    encoded, batch, items = problem
+    negatives = drawn(encoded, items[:, :1])
+    np.testing.assert_allclose(
+        losses.softmax(encoded, batch, negatives),
+        losses.bpr(encoded, batch, negatives),
+        rtol=1e-6,
+    )
+
+
+def test_softmax_of_shared_and_own_negatives(problem):
+    """Shared by all pairs, they are what each has of its own."""
+    encoded, batch, items = problem
+    shared = Shared(
+        items[0],
+        np.zeros((BATCH, COUNT), bool),
+        np.zeros(COUNT, np.float32),
+        np.zeros(BATCH, np.float32),
+    )
+    mine = drawn(encoded, items)["sampled"]
+    both = losses.softmax(
+        encoded, batch, {"sampled": mine.replace(shared=shared)}
+    )
+    every = np.concatenate([items, np.tile(items[0], (BATCH, 1))], axis=1)
+    want = losses.softmax(encoded, batch, drawn(encoded, every))
+    np.testing.assert_allclose(both, want, rtol=1e-6)
+
+
+def test_what_all_pairs_share_is_of_no_pair(problem):
+    encoded, batch, items = problem
+    none = drawn(encoded, items[:, :0])
+    with pytest.raises(InputError, match="all pairs share"):
+        losses.bpr(encoded, batch, none)
+    # Their norms count where they are positives.
+    assert losses.l2(encoded, batch, none) > 0
 
 
 @pytest.mark.parametrize("loss", [losses.bpr, losses.l2])

@@ -38,10 +38,14 @@ EXPERIMENTS = {
     "mgcn": ("baseline", "mgcn"),
     "smore": ("baseline", "smore"),
     "dns": ("baseline", "lightgcn,dns"),
+    "dens": ("baseline", "lightgcn,dens"),
+    "in_batch": ("baseline", "lightgcn,in_batch"),
+    "softmax": ("baseline", "mf,softmax"),
     "neggen": ("neggen", "lightgcn"),
     "published": ("neggen", "lightgcn,published"),
     "gdnsm": ("gdnsm", "mci"),
     "both": ("neggen", "mci,gdnsm"),
+    "all": ("neggen", "lightgcn,gdnsm,mixgcf"),
 }
 # Every encoder, source and exchange; the rest of the pairs is slow.
 QUICK = {
@@ -52,6 +56,8 @@ QUICK = {
     ("bm3", "4x2-all-pull"),
     ("mgcn", "1x8-ring"),
     ("smore", "4x2-all-pull"),
+    ("softmax", "4x2-all-ring"),
+    ("all", "4x2-all-pull"),
 }
 
 

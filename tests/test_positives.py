@@ -15,6 +15,7 @@ from neggen_jax.adjacency import Adjacency
 from neggen_jax.ops.positives import (
     abstract_positives,
     contains,
+    contains_each,
     kth_negative,
     kth_positive,
     make_positives,
@@ -24,6 +25,7 @@ from neggen_jax.ops.positives import (
 from neggen_jax.partition import make_partition
 
 contains = jax.jit(contains)
+contains_each = jax.jit(contains_each)
 kth_negative = jax.jit(kth_negative)
 kth_positive = jax.jit(kth_positive)
 num_negatives = jax.jit(num_negatives)
@@ -43,6 +45,10 @@ def check_everything(rows, num_items, partition):
     every = np.indices((len(rows), num_items), np.int32)
     want = np.array([[i in row for i in range(num_items)] for row in rows])
     np.testing.assert_array_equal(contains(positives, *every), want)
+    # In an order of its own, and some of them twice.
+    items = np.random.default_rng(1).integers(num_items, size=num_items + 3)
+    got = contains_each(positives, np.arange(len(rows)), items)
+    np.testing.assert_array_equal(got, want[:, items])
     left = num_negatives(positives, np.arange(len(rows)))
     np.testing.assert_array_equal(left, (~want).sum(axis=1))
     # Past a user's last non-positive there is nothing to ask for.
@@ -78,6 +84,12 @@ def test_any_rows(one, cells, full):
             taken.add((user, item))
     rows = [{i for u, i in taken if u == user} for user in range(8)]
     check_everything(rows, 16, one)
+
+
+def test_users_with_more_positives_than_one_round_asks_for(one):
+    rng = np.random.default_rng(0)
+    rows = [set(rng.choice(200, n, False)) for n in (0, 1, 32, 33, 150)]
+    check_everything(rows, 200, one)
 
 
 @pytest.mark.parametrize("tables", ["model", "all"])

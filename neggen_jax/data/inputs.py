@@ -76,6 +76,8 @@ class Needs:
       modalities: those that features are of; () takes all that the catalogue
         has.
       counterfactuals: what `config.data.counterfactuals` names.
+      layers: the embeddings of each layer of propagation, which encoders then
+        give beside their mean.
     """
 
     user_item: bool = False
@@ -83,6 +85,7 @@ class Needs:
     item_item: ItemGraph | None = None
     modalities: tuple[str, ...] = ()
     counterfactuals: bool = False
+    layers: bool = False
 
 
 def union(one: Needs, other: Needs) -> Needs:
@@ -108,6 +111,7 @@ def union(one: Needs, other: Needs) -> Needs:
         item_item=graphs[0] if graphs else None,
         modalities=() if every else tuple(sorted(named)),
         counterfactuals=one.counterfactuals or other.counterfactuals,
+        layers=one.layers or other.layers,
     )
 
 
@@ -140,6 +144,7 @@ class Inputs:
       item_item: modality, or "fused" -> graph over items.
       features: modality -> matrix.
       counterfactuals: of the items; None where nobody asks for them.
+      layers: whether somebody reads `Encoded.layers`.
       prepared: what sources of negatives made for the epoch, by their names.
     """
 
@@ -149,6 +154,7 @@ class Inputs:
     item_item: dict[str, Graph]
     features: dict[str, Matrix]
     counterfactuals: Counterfactuals
+    layers: bool = flax.struct.field(default=False, pytree_node=False)
     prepared: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
@@ -245,6 +251,7 @@ def build(
         item_item=item_item,
         features=features,
         counterfactuals=counterfactuals,
+        layers=needs.layers,
     )
 
 
@@ -321,6 +328,7 @@ def abstract(
         item_item=item_item,
         features=features,
         counterfactuals=counterfactuals,
+        layers=needs.layers,
     )
 
 

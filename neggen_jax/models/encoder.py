@@ -39,6 +39,9 @@ class Encoded:
         holds the embeddings that regularisation acts on.
       present: view -> 1 or 0 in `[item_rows, 1]`, whether an item has what
         the view tells of; all have, where a view is not named.
+      layers: (users, items) of each layer of propagation, of which the final
+        tables are the mean; where `inputs.layers` asks for them, and () from
+        an encoder that has none.
       spread: where the tables lie, for `take`; the recommender sets it.
       taken: what `take` has given before, if that is to be kept.
     """
@@ -47,6 +50,7 @@ class Encoded:
     items: Table
     views: dict[str, Pair]
     present: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    layers: tuple[tuple[jax.Array, jax.Array], ...] = ()
     spread: Spread | None = flax.struct.field(default=None, pytree_node=False)
     taken: dict[Any, Any] | None = flax.struct.field(
         default=None, pytree_node=False

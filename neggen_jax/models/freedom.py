@@ -23,7 +23,7 @@ from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.data.new_items import NewItems
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
-from neggen_jax.models.lightgcn import propagate, received
+from neggen_jax.models.lightgcn import layered, mean, received
 from neggen_jax.models.projected import Projection
 from neggen_jax.ops.sparse import Graph, edge_weights, multiply, subset
 
@@ -111,7 +111,8 @@ class FREEDOM(Encoder):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Propagates over both graphs; views hold the projected features."""
         ego = self.user_table(), self.item_table()
-        users, items = propagate(inputs.user_item, *ego, self.layers)
+        layers = layered(inputs.user_item, *ego, self.layers)
+        users, items = mean(layers)
         similar = ego[1]
         for _ in range(self.item_layers):
             similar = multiply(inputs.item_item["fused"], similar)
@@ -131,7 +132,11 @@ class FREEDOM(Encoder):
             # Of features that learn, every row has a gradient.
             learns = self.train_features
             views[name] = (users, content.whole() if learns else content)
-        return Encoded(users, items + similar, views)
+        kept: tuple[tuple[jax.Array, jax.Array], ...] = ()
+        if inputs.layers:
+            # Similar items are a part of each, so that their mean is right.
+            kept = tuple((u, i + similar) for u, i in layers)
+        return Encoded(users, items + similar, views, layers=kept)
 
     def received(self, params: Params, inputs: Inputs) -> Received:
         """Layers 1 to L."""

@@ -7,6 +7,8 @@ recommendation", SIGIR 2020: linear propagation over the user-item graph
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,10 +18,10 @@ from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
 from neggen_jax.ops.sparse import Graph, multiply
 
 
-def propagate(
+def layered(
     graph: Graph, users: jax.Array, items: jax.Array, layers: int
-) -> tuple[jax.Array, jax.Array]:
-    """Mean over layers `0..L` of propagation on a bipartite graph.
+) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    """Layers `0..L` of propagation on a bipartite graph.
 
     Args:
       graph: normalised, `[user_rows, item_rows]`.
@@ -28,16 +30,33 @@ def propagate(
       layers: L.
 
     Returns:
-      Users and items, in the shapes they came in.
+      Users and items of each layer, in the shapes they came in.
     """
-    sum_users, sum_items = users, items
+    out = [(users, items)]
     for _ in range(layers):
         users, items = (
             multiply(graph, items),
             multiply(graph.transpose, users),
         )
-        sum_users, sum_items = sum_users + users, sum_items + items
-    return sum_users / (layers + 1), sum_items / (layers + 1)
+        out.append((users, items))
+    return tuple(out)
+
+
+def mean(
+    layers: tuple[tuple[jax.Array, jax.Array], ...],
+) -> tuple[jax.Array, jax.Array]:
+    """The mean over layers, of users and of items."""
+    users, items = (
+        functools.reduce(jnp.add, x) for x in zip(*layers, strict=True)
+    )
+    return users / len(layers), items / len(layers)
+
+
+def propagate(
+    graph: Graph, users: jax.Array, items: jax.Array, layers: int
+) -> tuple[jax.Array, jax.Array]:
+    """The mean of `layered`, in the shapes that came in."""
+    return mean(layered(graph, users, items, layers))
 
 
 def received(
@@ -79,8 +98,9 @@ class LightGCN(Encoder):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Propagates the tables."""
         ego = self.user_table(), self.item_table()
-        users, items = propagate(inputs.user_item, *ego, self.layers)
-        return Encoded(users, items, {"ego": ego})
+        layers = layered(inputs.user_item, *ego, self.layers)
+        kept = layers if inputs.layers else ()
+        return Encoded(*mean(layers), {"ego": ego}, layers=kept)
 
     def received(self, params: Params, inputs: Inputs) -> Received:
         """Layers 1 to L."""

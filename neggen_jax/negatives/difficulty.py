@@ -20,7 +20,6 @@ from neggen_jax.negatives.source import Batch, Clock, Negatives
 
 LADDERS = ("ladder", "single", "joint")
 ORDERS = ("rising", "falling", "random")
-UNITS = ("epochs", "steps", "run")
 
 # XLA divides by a constant as a product with its rounded reciprocal: a time
 # that stands on a border may come out some roundings short of it, and would
@@ -124,8 +123,7 @@ class Ramp:
         """
         if not self.start:
             return jnp.int32(most)
-        now = {"epochs": clock.epoch, "steps": clock.step, "run": clock.share}
-        time = now[self.unit] / self.start * _REACHED
+        time = clock.time(self.unit) / self.start * _REACHED
         # The power is held below what int32 can hold.
         count = jnp.minimum(time**self.rate * samples, most)
         return jnp.where(time < 1, 0, count.astype(jnp.int32))

@@ -19,6 +19,9 @@ from neggen_jax.models.encoder import Encoded
 # users and items: int32 [B]; more columns where sources want them.
 Batch = dict[str, jax.Array]
 
+# What a schedule may count.
+UNITS = ("epochs", "steps", "run")
+
 
 @flax.struct.dataclass
 class Clock:
@@ -34,6 +37,28 @@ class Clock:
     epoch: jax.Array
     share: jax.Array
 
+    def time(self, unit: str) -> jax.Array:
+        """How far, in one of `UNITS`; the whole "run" counts as 1."""
+        times = {"epochs": self.epoch, "steps": self.step, "run": self.share}
+        return times[unit]
+
+
+@flax.struct.dataclass
+class Shared:
+    """Items that are negatives of all pairs of a batch.
+
+    Attributes:
+      items: int32 `[M]`; they may repeat.
+      left_out: bool `[B, M]`, those that are no negatives of a pair.
+      offsets: `[M]`, added to the logits of these items.
+      own: `[B]`, added to the logits of the positives.
+    """
+
+    items: jax.Array
+    left_out: jax.Array
+    offsets: jax.Array
+    own: jax.Array
+
 
 @flax.struct.dataclass
 class Negatives:
@@ -42,9 +67,11 @@ class Negatives:
     Attributes:
       vectors: `[B, K, d]`, scored as `<user, vector>`.
       weights: `[B, K]`; 0 leaves one out.
-      items: int32 `[B, K]` where they are catalogue items, else None.
+      items: int32 `[B, K]`, catalogue items that they are, or that they were
+        made of: what losses read that look them up in a view; else None.
       positives: `[B, d]`, what the positives are scored by beside these
         negatives; None for the items' embeddings.
+      shared: negatives of all pairs, beside the K of each.
       effect: causal effects of the positives, where the source has them.
       losses: the source's own losses, added to the total as they are.
       metrics: scalars worth logging; NaN where there was nothing to measure.
@@ -54,6 +81,7 @@ class Negatives:
     weights: jax.Array
     items: jax.Array | None = None
     positives: jax.Array | None = None
+    shared: Shared | None = None
     effect: Effect | None = None
     losses: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     metrics: dict[str, jax.Array] = flax.struct.field(default_factory=dict)

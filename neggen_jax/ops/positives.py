@@ -27,6 +27,9 @@ from neggen_jax.adjacency import Adjacency, fits_int32
 from neggen_jax.ops.lookup import Spread, ask
 from neggen_jax.partition import Axes, Partition
 
+# Positives of each user that `contains_each` asks for at a time.
+_ROUND = 32
+
 
 @flax.struct.dataclass
 class Positives:
@@ -219,6 +222,42 @@ def contains(
         return (found & (at < end)).astype(jnp.int32)
 
     return _ask(positives, answer, users, items) > 0
+
+
+def contains_each(
+    positives: Positives, users: jax.Array, items: jax.Array
+) -> jax.Array:
+    """Whether each of some items is a positive of each of some users.
+
+    `contains` of every pair, but at the cost of the users' positives, which
+    are few, and of what is written: `len(users) * len(items)` bytes.
+
+    Args:
+      positives: rows to read.
+      users: int32 `[n]`.
+      items: int32 `[m]`; they may repeat.
+
+    Returns:
+      bool `[n, m]`.
+    """
+    size = len(items)
+    # Of those that are the same item, one is marked for all.
+    place = jnp.full(positives.num_items, size, jnp.int32)
+    place = place.at[items].min(jnp.arange(size, dtype=jnp.int32))
+    count = num_positives(positives, users)[:, None]
+    rows = jnp.broadcast_to(users[:, None], (len(users), _ROUND))
+
+    def mark(row: jax.Array, at: jax.Array) -> jax.Array:
+        return row.at[at].set(True, mode="drop")
+
+    def body(number: jax.Array, found: jax.Array) -> jax.Array:
+        k = number * _ROUND + jnp.broadcast_to(jnp.arange(_ROUND), rows.shape)
+        own = kth_positive(positives, rows, jnp.where(k < count, k, 0))
+        return jax.vmap(mark)(found, jnp.where(k < count, place[own], size))
+
+    none = jnp.zeros((len(users), size), bool)
+    rounds = -(-jnp.max(count) // _ROUND)
+    return jax.lax.fori_loop(0, rounds, body, none)[:, place[items]]
 
 
 def num_positives(positives: Positives, users: jax.Array) -> jax.Array:
