@@ -97,11 +97,7 @@ def drops(full: float, without: Mapping[str, float]) -> dict[str, float]:
 def modalities(run: Run) -> tuple[str, ...]:
     """The modalities that a ranking depends on, in alphabetical order."""
     needs = _reading(run)
-    names: set[str] = set()
-    if needs.features:
-        names |= {*inputs.modalities(run.catalog, needs)}
-    if needs.item_item is not None:
-        names |= {*inputs.modalities(run.catalog, needs.item_item)}
+    names = {*inputs.contents(run.catalog, needs)}
     if needs.counterfactuals and run.catalog.counterfactuals is not None:
         names |= {*run.catalog.counterfactuals.modalities}
     return tuple(sorted(names))

@@ -189,6 +189,20 @@ def modalities(catalog: Catalog, needs: Needs | ItemGraph) -> tuple[str, ...]:
     return tuple(sorted(wanted))
 
 
+def contents(catalog: Catalog, needs: Needs) -> tuple[str, ...]:
+    """The modalities of features and of graphs, in alphabetical order.
+
+    Raises:
+      InputError: see `modalities`.
+    """
+    names: set[str] = set()
+    if needs.features:
+        names |= {*modalities(catalog, needs)}
+    if needs.item_item is not None:
+        names |= {*modalities(catalog, needs.item_item)}
+    return tuple(sorted(names))
+
+
 def build(
     catalog: Catalog,
     needs: Needs,

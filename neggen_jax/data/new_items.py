@@ -73,17 +73,16 @@ def place(
         is an item without.
       partition: devices that search for neighbours.
     """
-    names = modalities(catalog, needs)
     features, near = {}, {}
     if needs.features:
-        for name in names:
+        for name in modalities(catalog, needs):
             known = catalog.features[name]
             mean, scale = moments(name, known.values, known.present)
             here = vectors[name].any(axis=1, keepdims=True)
             values = np.where(here, (vectors[name] - mean) / scale, 0)
             features[name] = partition.put(values.astype(np.float32))
     if (graph := needs.item_item) is not None:
-        for name in names:
+        for name in modalities(catalog, graph):
             near[name] = graphs.near_known(
                 catalog.features[name],
                 vectors[name],
@@ -91,8 +90,8 @@ def place(
                 graph.values,
                 partition,
             )
-        if needs.fuse is not None:
-            shares = graphs.shares(near, needs.fuse)
+        if graph.fuse is not None:
+            shares = graphs.shares(near, graph.fuse)
             items = np.hstack([near[name][0] for name in near])
             weights = np.hstack([near[name][1] * shares[name] for name in near])
             near = {"fused": (items, weights)}

@@ -129,7 +129,7 @@ def with_new(
     path = Path(file)
     new, given = read_new(path)
     _check_names(trained, new, path)
-    names = inputs.modalities(catalog, needs)
+    names = inputs.contents(catalog, needs)
     vectors = {
         name: _vectors(
             trained, name, new, given.get(name, {}), models or {}, path
