@@ -436,22 +436,13 @@ def _results(
 
 
 def _present(run: Run, directory: epath.Path, anew: bool = False) -> None:
-    """Draws a finished run, and writes its report.
-
-    Args:
-      run: composed.
-      directory: its workdir.
-      anew: also what is there already.
-    """
+    """Draws a finished run and writes its report: what is missing, or all."""
     # Only now: nothing that trains waits for what draws.
-    from neggen_jax.reporting import figures, write
+    from neggen_jax.reporting.write import conclude
 
-    if anew or not (directory / "plots").exists():
-        figures.plot_run(directory)
     # Runs of earlier versions do not have the key.
-    wanted = run.config.evaluate.get("report", True)
-    if wanted and (anew or not (directory / write.PAGE).exists()):
-        write.conclude(directory, run.catalog)
+    report = run.config.evaluate.get("report", True)
+    conclude(directory, run.catalog, report=report, anew=anew)
 
 
 def _median(values: list[float]) -> float | None:

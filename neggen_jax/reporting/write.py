@@ -80,15 +80,24 @@ def write(
     return _save(document, target)
 
 
-def conclude(workdir: Workdir, catalog: Catalog) -> None:
-    """Writes the report of a run that has just finished.
+def conclude(
+    workdir: Workdir, catalog: Catalog, *, report: bool, anew: bool
+) -> None:
+    """Draws a run that has finished, and writes its report.
 
-    Whatever goes wrong is a warning: the run has finished all the same.
+    If the report fails it is a warning: the run has finished all the same.
 
     Args:
       workdir: of the run.
       catalog: its dataset.
+      report: whether it gets one.
+      anew: also what is there already.
     """
+    directory = storage.path(workdir)
+    if anew or not (directory / "plots").exists():
+        figures.plot_run(workdir)
+    if not report or (not anew and (directory / PAGE).exists()):
+        return
     try:
         write(workdir, catalog=catalog, most=MOST)
     except Exception as error:
