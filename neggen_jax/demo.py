@@ -9,7 +9,8 @@ from typing import Any
 
 from neggen_jax import config as configs
 from neggen_jax import report
-from neggen_jax.data.prepare import prepare, summarise
+from neggen_jax.data.prepare import prepare
+from neggen_jax.data.summary import summarise
 
 
 @dataclasses.dataclass(frozen=True)

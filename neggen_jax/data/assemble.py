@@ -83,9 +83,9 @@ def assemble(
         log = log.only(first_of_each_pair(log))
     log = log.only(core_of(log.users.codes, log.items.codes, core))
     if not given:
-        indices = (number(column)[0] for column in (log.users, log.items))
+        users, items = number(log.users)[0], number(log.items)[0]
         labels = split_by(
-            split or "random", *indices, log.times, ratios, seed
+            split or "random", users, items, log.times, ratios, seed
         )
         log = dataclasses.replace(log, labels=labels)
     if cold_users == "drop":

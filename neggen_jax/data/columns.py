@@ -70,7 +70,7 @@ class Columns(NamedTuple):
 
 def guess(role: str, names: Iterable[str]) -> str:
     """The column that plays a role of `USUAL`; "" if none looks like it."""
-    plain = {}
+    plain: dict[str, str] = {}
     for name in names:
         # RecBole writes "user_id:token".
         word = re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
@@ -111,7 +111,7 @@ def choose(
             raise InputError(
                 f"No column looks like that of the {role}.",
                 where=where,
-                expected=f"one called as {USUAL[role][0]}, {USUAL[role][1]} ...",
+                expected="a name such as " + ", ".join(USUAL[role][:3]),
                 found=", ".join(names) or "none",
                 fix=f"name it with --{role}_column",
             )

@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neggen_jax.catalog import Features, ItemRecords
 from neggen_jax.data.lines import Line, object_of, read_lines
+from neggen_jax.data.matrices import features_of, read_matrix
 from neggen_jax.errors import InputError
 
 # Fields that may hold what the shop itself calls an item, best first.
@@ -104,45 +103,10 @@ def read_matrices(root: Path, num_items: int | None) -> dict[str, Features]:
                 fix=f"rename the one that is meant to {modality}_feat.npy",
             )
         path = (plain or paths)[0]
-        features[modality] = _read_matrix(path, num_items)
+        values = read_matrix(path, modality, num_items)
+        features[modality] = features_of(values, path)
         num_items = len(features[modality].values)
     return features
-
-
-def _read_matrix(path: Path, num_items: int | None) -> Features:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            "A feature matrix cannot be read.",
-            where=path,
-            expected="a .npy file of numbers",
-            found=error,
-        ) from error
-    rows = "items" if num_items is None else str(num_items)
-    if (
-        not isinstance(values, np.ndarray)
-        or values.dtype.kind not in "fiu"
-        or values.ndim != 2
-        or len(values) != (num_items or len(values))
-    ):
-        raise InputError(
-            "A file is not a matrix with one row of features per item.",
-            where=path,
-            expected=f"numbers of the shape ({rows}, f)",
-            found=f"{values.dtype} of the shape {values.shape}"
-            if isinstance(values, np.ndarray)
-            else "an archive of arrays",
-            fix="rows must be in the order of the item indices",
-        )
-    with np.errstate(over="ignore"):  # infinity is found by validation
-        values = np.asarray(values, np.float32)
-    manifest = {
-        "encoder": "file",
-        "version": None,
-        "parameters": {"file": path.name},
-    }
-    return Features(values, np.asarray(values.any(axis=1)), manifest)
 
 
 def item_of(line: Line, path: Path) -> dict[str, Any]:

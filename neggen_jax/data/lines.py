@@ -14,7 +14,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from neggen_jax.errors import InputError
 
@@ -70,7 +70,7 @@ def read_lines(
     number, start = 1, 0
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(_opened(path, label))
-        file: IO[bytes] = raw
+        file = raw
         if zipped:
             file = stack.enter_context(gzip.GzipFile(fileobj=raw))
         while True:

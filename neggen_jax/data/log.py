@@ -150,3 +150,28 @@ def first_of_each_pair(log: Log) -> np.ndarray:
     rows = np.zeros(len(pairs), np.bool_)
     rows[order[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]] = True
     return rows
+
+
+def join(logs: Sequence[Log]) -> Log:
+    """One log of several, in that order.
+
+    All of them have times, or none has; and likewise labels.
+    """
+    import pyarrow as pa
+
+    if len(logs) == 1:
+        return logs[0]
+    users, items = Words(), Words()
+    for log in logs:
+        for words, (codes, names) in (
+            (users, log.users),
+            (items, log.items),
+        ):
+            words.add(pa.DictionaryArray.from_arrays(pa.array(codes), names))
+    times, labels = (
+        None
+        if getattr(logs[0], name) is None
+        else np.concatenate([getattr(log, name) for log in logs])
+        for name in ("times", "labels")
+    )
+    return Log(users.column(), items.column(), times, labels)
