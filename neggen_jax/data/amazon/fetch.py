@@ -29,6 +29,10 @@ _TIMEOUT = 60.0  # seconds without a byte
 _BROKEN = (http.client.HTTPException, OSError)
 
 
+class _Unwritable(Exception):
+    """The disk, and not the network, is at fault."""
+
+
 class Remote(NamedTuple):
     """A file as its server describes it.
 
@@ -123,14 +127,14 @@ def _download(address: str, path: Path, retries: int, wait: float) -> None:
             if error.code not in (408, 416, 429) and error.code < 500:
                 raise _refused(address, f"HTTP {error.code}") from None
             problem = f"HTTP {error.code} {error.reason}"
+        except _Unwritable as error:
+            raise InputError(
+                "A download cannot be written.",
+                where=part,
+                found=error,
+                fix="make room, then run the same command again",
+            ) from None
         except _BROKEN as error:
-            if isinstance(error, OSError) and error.filename is not None:
-                raise InputError(
-                    "A download cannot be written.",
-                    where=part,
-                    found=error.strerror,
-                    fix="make room, then run the same command again",
-                ) from None
             problem = str(error) or type(error).__name__
         now = part.stat().st_size if part.exists() else 0
         failed = 1 if now > before else failed + 1
@@ -146,8 +150,8 @@ def _download(address: str, path: Path, retries: int, wait: float) -> None:
         "version": remote.version,
     }
     manifest = _read(path.parent) | {path.name: known}
-    part.rename(path)
     _write(path.parent / MANIFEST, manifest)
+    part.rename(path)
     _version(path).unlink(missing_ok=True)
     print(f"{path}: {known['size']:,} bytes, sha256 {known['sha256']}")
 
@@ -176,9 +180,10 @@ def _transfer(address: str, path: Path) -> Remote:
                     f"the server began at byte {begun}, not {done}"
                 )
             remote = _describe(answer, begun)
-            version.write_text(remote.version)
-            if not remote.version:
-                version.unlink()
+            version.unlink(missing_ok=True)
+            if remote.version:
+                with version.open("wb", buffering=0) as file:
+                    _write_to(file, remote.version.encode())
             _copy(answer, part, begun, remote, path.name)
     except urllib.error.HTTPError as error:
         if error.code != 416:
@@ -210,10 +215,10 @@ def _copy(
         TransferSpeedColumn(),
         console=Console(stderr=True),
     )
-    with part.open("ab" if begun else "wb") as file, bar:
+    with part.open("ab" if begun else "wb", buffering=0) as file, bar:
         task = bar.add_task(name, total=remote.size, completed=begun)
         while data := answer.read(_CHUNK):
-            _append(file, data, part)
+            _write_to(file, data)
             bar.update(task, completed=file.tell())
         size = file.tell()
     if remote.size is not None and size != remote.size:
@@ -224,13 +229,14 @@ def _copy(
         )
 
 
-def _append(file: Any, data: bytes, part: Path) -> None:
+def _write_to(file: Any, data: bytes) -> None:
+    """Writes to a file without a buffer, which may take less than all."""
+    view = memoryview(data)
     try:
-        file.write(data)
-        file.flush()
+        while view:
+            view = view[file.write(view) :]
     except OSError as error:
-        # Told from a broken connection by its name.
-        raise OSError(error.errno, error.strerror, os.fspath(part)) from None
+        raise _Unwritable(error.strerror) from None
 
 
 def _begin(answer: Any) -> int:
