@@ -64,7 +64,7 @@ def review(year, user, item, stars, time):
 
 def product(year, item):
     """What is told of an item: of each third something is missing."""
-    title = f"Thing &amp; {item} it's \"fine\""
+    title = f'Thing &amp; {item} it\'s "fine"'
     if year == "2014":
         told = {
             "asin": item_id(item),

@@ -68,10 +68,13 @@ def test_all_releases(tmp_path, year):
     for place, name in enumerate(records.ids):
         item = int(name[1:])
         if not item:  # it has no line in the metadata
-            assert (records.titles[place], records.attributes[place]) == ("", {})
+            assert (records.titles[place], records.attributes[place]) == (
+                "",
+                {},
+            )
             continue
         told = product(year, item)
-        assert records.titles[place] == f"Thing & {item} it's \"fine\""
+        assert records.titles[place] == f'Thing & {item} it\'s "fine"'
         attributes = records.attributes[place]
         assert attributes["category"] == f"Kind {item % 4}"
         has_brand = "brand" in told or "store" in told
@@ -134,7 +137,9 @@ def test_splits(tmp_path):
         assert [len(t) for t in times] == [6, 1, 1]
         assert times[0].max() < times[1][0] < times[2][0]
     cut = read_amazon(tmp_path, split="temporal", **options).validate()
-    ends = [(p.timestamps.min(), p.timestamps.max()) for p in cut.splits.values()]
+    ends = [
+        (p.timestamps.min(), p.timestamps.max()) for p in cut.splits.values()
+    ]
     assert ends[0][1] < ends[1][0] <= ends[1][1] < ends[2][0]
     one, other = (
         read_amazon(tmp_path, split="random", seed=seed, **options)
@@ -189,7 +194,9 @@ def test_pictures_beside_the_metadata(tmp_path):
 def test_which_file(tmp_path):
     write(tmp_path, "2014", "Baby")
     write(tmp_path, "2018", "Office")
-    with pytest.raises(InputError, match=r"(?s)not clear.*Office_5.*--category"):
+    with pytest.raises(
+        InputError, match=r"(?s)not clear.*Office_5.*--category"
+    ):
         read_amazon(tmp_path, scratch=None)
     assert read_amazon(tmp_path, scratch=None, category="Office").num_users
     full = tmp_path / "reviews_Baby.json.gz"
@@ -251,7 +258,10 @@ BAD_REVIEWS = {
     "no JSON": ([*lines()[:4], "{'a': 1}"], "not JSON.*_5.json.gz, line 5"),
     "another kind": (['{"user": 1}'], "not the reviews of.*line 1.*user"),
     "a list": (["[1]"], "not a JSON object.*line 1"),
-    "mixed releases": ([*lines()[:4], lines("2023")[0]], "line 5.*no reviewerID"),
+    "mixed releases": (
+        [*lines()[:4], lines("2023")[0]],
+        "line 5.*no reviewerID",
+    ),
 }
 
 
@@ -308,7 +318,7 @@ def test_long_literals_are_not_parsed(tmp_path, monkeypatch):
 
 def test_metadata_that_is_odd_but_well(tmp_path):
     """As many brackets in words as one likes, and what escapes them."""
-    title = "((([[[{{{" * 9 + " it's \\ \"so\" &lt;3"
+    title = "((([[[{{{" * 9 + ' it\'s \\ "so" &lt;3'
     write(tmp_path, "2014", "Baby")
     told = product("2014", 3) | {"title": title, "brand": None}
     write_lines(tmp_path / "meta_Baby.json.gz", [repr(told)])

@@ -78,7 +78,9 @@ def test_broken_connections_are_taken_up(server, files, tmp_path):
 
 def test_a_later_command_goes_on(server, files, tmp_path):
     files.cut = [2_000_000]
-    with pytest.raises(InputError, match="(?s)could not be.*after 2,000,000 of"):
+    with pytest.raises(
+        InputError, match="(?s)could not be.*after 2,000,000 of"
+    ):
         fetch([f"{server}/x"], tmp_path, retries=0)
     assert left(tmp_path) == ["x.partial", "x.partial.version"]
     (path,) = fetch([f"{server}/x"], tmp_path)

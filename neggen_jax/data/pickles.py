@@ -189,7 +189,9 @@ def _array(value: Any) -> np.ndarray:
     # Nothing deeper is printed: it might be endless.
     if len(shape) != 1 or len(data) != kind.itemsize * _whole(shape[0]):
         raise _Refused(f"an array that does not fill its {len(data)} bytes")
-    return np.frombuffer(data, kind)
+    # SciPy wants numbers in this machine's order of bytes.
+    values = np.frombuffer(data, kind)
+    return values.astype(kind.newbyteorder("="), copy=False)
 
 
 def _dtype(value: Any) -> np.dtype:

@@ -28,16 +28,15 @@ def summarise(
       plot: whether to draw.
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(show_header=False, box=None, title=catalog.name)
-    table.add_column(style="bold")
-    for name, value in describe(catalog).items():
-        table.add_row(name, value)
-    table.add_row("fingerprint", catalog.fingerprint)
+    # Not a table, which cuts what a narrow terminal has no room for.
     console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    # Below, since a table cuts what a narrow terminal has no room for.
+    console.print(catalog.name, style="italic", markup=False)
+    told = {**describe(catalog), "fingerprint": catalog.fingerprint}
+    width = max(map(len, told)) + 2
+    for name, value in told.items():
+        console.print(Text(f" {name:<{width}}", "bold") + Text(value))
     console.print(f" in {os.fspath(directory)}", markup=False)
     if plot:
         from neggen_jax import plots, plots_data

@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from neggen_jax.catalog import SPLITS, Catalog
@@ -63,14 +64,15 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
-        return self.dataset_info_from_configs(
+        return tfds.core.DatasetInfo(
+            builder=self,
             description="Who reviewed what and when.",
             features=tfds.features.FeaturesDict(
                 {
                     "user_id": text,
                     "item_id": text,
                     "item_title": text,
-                    "timestamp": "int64",
+                    "timestamp": np.int64,
                 }
             ),
             supervised_keys=None,
