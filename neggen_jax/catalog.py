@@ -357,7 +357,12 @@ def _validate_features(catalog: Catalog, modality: str) -> None:
             expected=(catalog.num_items,),
             found=matrix.present.shape,
         )
-    finite = np.isfinite(matrix.values).all(axis=1)
+    finite, nonzero = np.empty((2, catalog.num_items), np.bool_)
+    # By blocks: of a mapped matrix little is in memory at a time.
+    for start in range(0, catalog.num_items, 4096):
+        block = slice(start, start + 4096)
+        finite[block] = np.isfinite(matrix.values[block]).all(axis=1)
+        nonzero[block] = (matrix.values[block] != 0).any(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
         raise InputError(
@@ -366,7 +371,6 @@ def _validate_features(catalog: Catalog, modality: str) -> None:
             expected="finite values",
             fix="extract the features again, or mark the items absent",
         )
-    nonzero = (matrix.values != 0).any(axis=1)
     wrong = np.flatnonzero(nonzero != matrix.present)
     if wrong.size:
         item = int(wrong[0])

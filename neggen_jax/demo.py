@@ -8,7 +8,8 @@ import pathlib
 from typing import Any
 
 from neggen_jax import config as configs
-from neggen_jax.data.prepare import prepare, summarise
+from neggen_jax.data.prepare import prepare
+from neggen_jax.data.summary import summarise
 from neggen_jax.reporting import comparison
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from neggen_jax.data import store
 from neggen_jax.data.bazaar_truth import Truth
-from neggen_jax.data.prepare import prepare, summarise
+from neggen_jax.data.prepare import prepare
+from neggen_jax.data.summary import summarise
 from neggen_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]

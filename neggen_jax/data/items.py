@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Features, ItemRecords
+from neggen_jax.data.lines import Line, object_of, read_lines
+from neggen_jax.data.matrices import features_of, read_matrix
 from neggen_jax.errors import InputError
 
 # Fields that may hold what the shop itself calls an item, best first.
-_IDS = ("item_id", "parent_asin", "asin", "article_id", "id")
+IDS = ("item_id", "parent_asin", "asin", "article_id", "id")
 _TEXTS = ("description", "text")
 _IMAGES = ("image", "image_path")
 _MATRIX = re.compile(r"(?P<modality>.+?)_feat(?P<kind>.*)\.npy")
@@ -48,12 +50,18 @@ def read_records(root: Path) -> ItemRecords | None:
     if not path.exists():
         return None
     records = ItemRecords([], [], [], [], [], str(root))
-    with path.open("rb") as file:
-        start = 0
-        for number, line in enumerate(file):
-            item = _parse(line, number, start, path)
-            start += len(line)
-            _append(records, item, _first(item, _IDS) or str(number))
+    for line in read_lines(path):
+        number = line.number - 1
+        item = item_of(line, path)
+        if item.get("itemID", number) != number:
+            raise InputError(
+                "An item does not stand on the line of its itemID.",
+                where=f"{path}, line {line.number}",
+                expected=f"itemID {number}",
+                found=f"itemID {item['itemID']!r}",
+                fix="sort the lines by itemID; leave none out",
+            )
+        append(records, first(item, IDS) or str(number), item)
     if not records.ids:
         raise InputError("The items' file is empty.", where=path)
     return records
@@ -78,39 +86,27 @@ def read_new(path: Path) -> tuple[ItemRecords, dict[str, dict[int, Any]]]:
     records = ItemRecords([], [], [], [], [], str(path.parent))
     vectors: dict[str, dict[int, Any]] = {}
     lines: dict[str, int] = {}
-    with _opened(path) as file:
-        start = 0
-        for number, line in enumerate(file):
-            item = _parse(line, number, start, path)
-            start += len(line)
-            name, where = _first(item, _IDS), f"{path}, line {number + 1}"
-            if not name or name in lines:
-                raise InputError(
-                    f"Two new items are called {name!r}."
-                    if name
-                    else "A new item has no identifier.",
-                    where=where,
-                    expected=f"one of {', '.join(_IDS)}, each time another",
-                    found=f"also line {lines[name]}" if name else None,
-                )
-            lines[name] = number + 1
-            _append(records, item, name)
-            given = item.get("vectors") or {}
-            for modality, vector in given.items():
-                found = _vector(vector, modality, where)
-                vectors.setdefault(modality, {})[number] = found
+    for row, line in enumerate(read_lines(path)):
+        item = item_of(line, path)
+        name, where = first(item, IDS), f"{path}, line {line.number}"
+        if not name or name in lines:
+            raise InputError(
+                f"Two new items are called {name!r}."
+                if name
+                else "A new item has no identifier.",
+                where=where,
+                expected=f"one of {', '.join(IDS)}, each time another",
+                found=f"also line {lines[name]}" if name else None,
+            )
+        lines[name] = line.number
+        append(records, name, item)
+        given = item.get("vectors") or {}
+        for modality, vector in given.items():
+            found = _vector(vector, modality, where)
+            vectors.setdefault(modality, {})[row] = found
     if not records.ids:
         raise InputError("There are no new items in the file.", where=path)
     return records, vectors
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(
-            "The items' file cannot be read.", where=path, found=error.strerror
-        ) from error
 
 
 def _vector(value: Any, modality: str, where: str) -> np.ndarray:
@@ -126,15 +122,6 @@ def _vector(value: Any, modality: str, where: str) -> np.ndarray:
             found=json.dumps(value)[:80],
         )
     return vector
-
-
-def _append(records: ItemRecords, item: Mapping[str, Any], name: str) -> None:
-    records.ids.append(name)
-    records.titles.append(_text(item.get("title")))
-    records.texts.append(_first(item, _TEXTS))
-    pairs = {n: _text(v, ", ") for n, v in item["attributes"].items()}
-    records.attributes.append({n: v for n, v in pairs.items() if v})
-    records.images.append(_first(item, _IMAGES))
 
 
 def bare_records(ids: list[str]) -> ItemRecords:
@@ -175,99 +162,57 @@ def read_matrices(root: Path, num_items: int | None) -> dict[str, Features]:
                 fix=f"rename the one that is meant to {modality}_feat.npy",
             )
         path = (plain or paths)[0]
-        features[modality] = _read_matrix(path, num_items)
+        values = read_matrix(path, modality, num_items)
+        features[modality] = features_of(values, path)
         num_items = len(features[modality].values)
     return features
 
 
-def _read_matrix(path: Path, num_items: int | None) -> Features:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            "A feature matrix cannot be read.",
-            where=path,
-            expected="a .npy file of numbers",
-            found=error,
-        ) from error
-    rows = "items" if num_items is None else str(num_items)
-    if (
-        not isinstance(values, np.ndarray)
-        or values.dtype.kind not in "fiu"
-        or values.ndim != 2
-        or len(values) != (num_items or len(values))
-    ):
-        raise InputError(
-            "A file is not a matrix with one row of features per item.",
-            where=path,
-            expected=f"numbers of the shape ({rows}, f)",
-            found=f"{values.dtype} of the shape {values.shape}"
-            if isinstance(values, np.ndarray)
-            else "an archive of arrays",
-            fix="rows must be in the order of the item indices",
-        )
-    with np.errstate(over="ignore"):  # infinity is found by validation
-        values = np.asarray(values, np.float32)
-    manifest = {
-        "encoder": "file",
-        "version": None,
-        "parameters": {"file": path.name},
-    }
-    return Features(values, np.asarray(values.any(axis=1)), manifest)
+def item_of(line: Line, path: Path) -> dict[str, Any]:
+    """One line of `items.jsonl`; its attributes are always there.
 
-
-def _parse(line: bytes, number: int, start: int, path: Path) -> dict[str, Any]:
-    """One line of `items.jsonl`; its attributes are always there."""
-    where = f"{path}, line {number + 1}"
-    try:
-        item = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "The items' file is not UTF-8.",
-            where=f"{where}, byte {start + error.start} of the file",
-            found=f"byte 0x{line[error.start]:02x}",
-            fix="convert it, e.g. iconv -f latin1 -t utf-8",
-        ) from None
-    except ValueError as error:
-        raise InputError(
-            "A line of the items' file is not JSON.", where=where, found=error
-        ) from None
-    if not isinstance(item, dict):
-        raise InputError(
-            "A line of the items' file is not a JSON object.",
-            where=where,
-            found=type(item).__name__,
-        )
-    if item.get("itemID", number) != number:
-        raise InputError(
-            "An item does not stand on the line of its itemID.",
-            where=where,
-            expected=f"itemID {number}",
-            found=f"itemID {item['itemID']!r}",
-            fix="sort the lines by itemID; leave none out",
-        )
+    Raises:
+      InputError: naming the line that is no such object.
+    """
+    item = object_of(line, path, "items' file")
     attributes = item.get("attributes") or {}
     if not isinstance(attributes, dict):
         raise InputError(
             "The attributes of an item are not a JSON object.",
-            where=where,
+            where=f"{path}, line {line.number}",
             expected='{"name": "value", ...}',
             found=json.dumps(attributes)[:80],
         )
     return item | {"attributes": attributes}
 
 
-def _first(item: Mapping[str, Any], names: tuple[str, ...]) -> str:
+def append(records: ItemRecords, name: str, item: Mapping[str, Any]) -> None:
+    """Adds an item to records.
+
+    Args:
+      records: to which it is added.
+      name: its identifier.
+      item: of `item_of`.
+    """
+    records.ids.append(name)
+    records.titles.append(as_text(item.get("title")))
+    records.texts.append(first(item, _TEXTS))
+    pairs = {n: as_text(v, ", ") for n, v in item["attributes"].items()}
+    records.attributes.append({n: v for n, v in pairs.items() if v})
+    records.images.append(first(item, _IMAGES))
+
+
+def first(item: Mapping[str, Any], names: tuple[str, ...]) -> str:
     """The first of the fields `names` that is there and not empty."""
-    return next(filter(None, (_text(item.get(name)) for name in names)), "")
+    return next(filter(None, (as_text(item.get(name)) for name in names)), "")
 
 
-def _text(value: Any, glue: str = " ") -> str:
+def as_text(value: Any, glue: str = " ") -> str:
     """A JSON value as words: lists joined by `glue`, null empty."""
     if value is None:
         return ""
     if isinstance(value, list):
-        return glue.join(filter(None, (_text(part, glue) for part in value)))
+        return glue.join(filter(None, (as_text(part, glue) for part in value)))
     text = value if isinstance(value, str) else json.dumps(value)
     # JSON may hold halves of surrogate pairs, which no file can.
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,40 +1,26 @@
 """Raw files -> dataset directory: the first command of the way of the data.
 
-`launch/prepare.py` calls `prepare`, which asks a source for a `Catalog`, has
-`data/features.py` turn texts and images into vectors where the source brings
-none, and hands the validated whole to `data/store.py`.
+`launch/prepare.py` calls `prepare`, which asks a source (`data/sources.py`)
+for a `Catalog`, has `data/features.py` turn texts and images into vectors
+where the source brings none, and hands the validated whole to
+`data/store.py`. What came of it is told by `data/summary.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from neggen_jax.catalog import SPLITS, Catalog, ItemRecords
-from neggen_jax.data import interactions, store
-from neggen_jax.data.bazaar import ATTRIBUTES, Bazaar, make
+from neggen_jax.catalog import Catalog, ItemRecords
+from neggen_jax.data import store
 from neggen_jax.data.dealing import deal
 from neggen_jax.data.features import ENCODERS, extract
+from neggen_jax.data.matrices import read_embedding
+from neggen_jax.data.sources import SOURCES, Made
 from neggen_jax.errors import InputError, nearest
-
-
-class _Made(NamedTuple):
-    """What a source has made.
-
-    Attributes:
-      catalog: with the features that the source has itself.
-      about: how it was made, for the description of the dataset directory.
-      text_attributes: names of the attributes that may enter the texts;
-        None for all.
-    """
-
-    catalog: Catalog
-    about: dict[str, Any]
-    text_attributes: Sequence[str] | None = None
 
 
 def prepare(
@@ -46,6 +32,7 @@ def prepare(
     image: str = "auto",
     text_model: str | None = None,
     image_model: str | None = None,
+    embeddings: Mapping[str, str | os.PathLike[str]] | None = None,
     text_attributes: Sequence[str] | None = None,
     bad_images: str = "error",
     order: str = "given",
@@ -55,8 +42,8 @@ def prepare(
     """Makes a dataset directory.
 
     Args:
-      source: "mmrec" (files of the MMRec toolbox) or "bazaar" (synthetic).
-      input: directory that the source reads; None for the bazaar.
+      source: one of `sources.SOURCES`.
+      input: what the source reads; None if it reads nothing.
       output: dataset directory to make.
       text: where text vectors come from: "file" (the source's own),
         "tfidf", "transformers", "none", or "auto": the source's own if it
@@ -64,6 +51,8 @@ def prepare(
       image: likewise: "file", "pixels", "transformers", "none" or "auto".
       text_model: path or hub name of a sentence encoder, for "transformers".
       image_model: path or hub name of an image encoder.
+      embeddings: modality -> file with vectors of one's own, instead of the
+        source's; see `matrices.read_embedding`.
       text_attributes: names of the attributes that enter the texts; None
         for all (of the bazaar none, whose texts tell what they may).
       bad_images: "error" to refuse images that cannot be read, "absent" to
@@ -72,8 +61,7 @@ def prepare(
         at random, so that all shards of a table have as much to do; their
         identifiers tell which is which.
       overwrite: replace a dataset directory that is there already.
-      **options: of the source: arguments of `interactions.read_mmrec`, or
-        fields of `bazaar.Bazaar`.
+      **options: of the source, as `sources.SOURCES` lists them.
 
     Returns:
       What `store.load` reads from the new directory.
@@ -84,14 +72,15 @@ def prepare(
     """
     _check_options(source, options)
     asked = {"text": (text, text_model), "image": (image, image_model)}
+    own = {name: Path(path) for name, path in (embeddings or {}).items()}
     for modality, (encoder, model) in asked.items():
-        _check_encoder(modality, encoder, model)
+        _check_encoder(modality, encoder, model, modality in own)
     _check_order(order, source)
     with store.replacing(output, overwrite=overwrite) as partial:
-        made = _SOURCES[source](input, partial, options)
+        made = SOURCES[source].make(input, partial, options)
         if text_attributes is None:
             text_attributes = made.text_attributes
-        catalog = made.catalog
+        catalog = _with_embeddings(made, own)
         for modality, (encoder, model) in asked.items():
             catalog = _with_features(
                 catalog,
@@ -108,95 +97,17 @@ def prepare(
     return store.load(output)
 
 
-def summarise(catalog: Catalog, directory: str | os.PathLike[str]) -> None:
-    """Prints what is in a dataset directory."""
-    from rich.console import Console
-    from rich.table import Table
-
-    total = sum(len(catalog.splits[split]) for split in SPLITS)
-    table = Table(show_header=False, box=None, title=catalog.name)
-    table.add_column(style="bold")
-    table.add_row("users", f"{catalog.num_users:,}")
-    table.add_row("items", f"{catalog.num_items:,}")
-    counts = [f"{split} {len(catalog.splits[split]):,}" for split in SPLITS]
-    table.add_row("interactions", f"{total:,} ({', '.join(counts)})")
-    density = total / (catalog.num_users * catalog.num_items)
-    table.add_row("density", f"{density:.4%}")
-    for modality, matrix in catalog.features.items():
-        absent = catalog.num_items - int(matrix.present.sum())
-        encoder = matrix.manifest.get("encoder", "unknown")
-        table.add_row(
-            modality,
-            f"{matrix.dim} dimensions by {encoder}; {absent:,} items without",
-        )
-    if not catalog.features:
-        table.add_row("modalities", "none")
-    table.add_row("fingerprint", catalog.fingerprint)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
-    # Below, since a table cuts what a narrow terminal has no room for.
-    console.print(f" in {os.fspath(directory)}", markup=False)
-
-
-def _mmrec(
-    input: str | os.PathLike[str] | None,
-    partial: Path,
-    options: Mapping[str, Any],
-) -> _Made:
-    if input is None:
-        raise InputError(
-            "The source 'mmrec' reads files.", fix="name them with --input=DIR"
-        )
-    catalog = interactions.read_mmrec(input, **options)
-    path = os.fspath(Path(input).resolve())
-    return _Made(catalog, {"source": "mmrec", "input": path, **options})
-
-
-def _bazaar(
-    input: str | os.PathLike[str] | None,
-    partial: Path,
-    options: Mapping[str, Any],
-) -> _Made:
-    if input is not None:
-        raise InputError(
-            "The source 'bazaar' reads no files.",
-            found=f"--input={input}",
-            fix="leave --input out, or name another --source",
-        )
-    config = Bazaar(**options)
-    catalog, truth = make(config, partial / "images")
-    truth.save(partial / "truth.npz")
-    about = {
-        "source": "bazaar",
-        **dataclasses.asdict(config),
-        # What `launch/generate.py` may rewrite of either modality.
-        "image_attributes": [
-            a.name for a in ATTRIBUTES if "image" in a.seen_in
-        ],
-        "text_attributes": [a.name for a in ATTRIBUTES if "text" in a.seen_in],
-        "told": [],  # Its texts tell all of them in sentences.
-    }
-    # Its attributes tell of the pictures too, which no text may.
-    return _Made(catalog, about, text_attributes=())
-
-
-_SOURCES = {"mmrec": _mmrec, "bazaar": _bazaar}
-_OPTIONS = {
-    "mmrec": [*inspect.signature(interactions.read_mmrec).parameters][1:],
-    "bazaar": [field.name for field in dataclasses.fields(Bazaar)],
-}
-
-
 def _check_options(source: str, options: Mapping[str, Any]) -> None:
-    if source not in _SOURCES:
+    if source not in SOURCES:
         raise InputError(
-            f"There is no source {source!r}.", fix=nearest(source, _SOURCES)
+            f"There is no source {source!r}.", fix=nearest(source, SOURCES)
         )
+    known = SOURCES[source].options
     for name in options:
-        if name not in _OPTIONS[source]:
+        if name not in known:
             raise InputError(
                 f"The source {source!r} has no option {name!r}.",
-                fix=nearest(name, _OPTIONS[source]),
+                fix=nearest(name, known),
             )
 
 
@@ -216,13 +127,21 @@ def _check_order(order: str, source: str) -> None:
         )
 
 
-def _check_encoder(modality: str, encoder: str, model: str | None) -> None:
+def _check_encoder(
+    modality: str, encoder: str, model: str | None, own: bool
+) -> None:
     known = ("auto", "file", "none", *ENCODERS[modality])
     if encoder not in known:
         raise InputError(
             f"There is no way {encoder!r} to make {modality} features.",
             where=f"--{modality}",
             fix=nearest(encoder, known),
+        )
+    if own and (model is not None or encoder not in ("auto", "file")):
+        raise InputError(
+            f"Vectors of {modality} are given, and others are asked for.",
+            where=f"--embedding={modality}=... --{modality}={encoder}",
+            fix="leave one of them out",
         )
     if model is not None and encoder not in ("auto", "transformers"):
         raise InputError(
@@ -249,7 +168,8 @@ def _choose(
         raise InputError(
             f"The source brings no {modality} features of its own.",
             where=f"--{modality}=file",
-            expected=f"a matrix {modality}_feat.npy beside the interactions",
+            expected=f"a matrix {modality}_feat.npy beside the interactions, "
+            f"or --embedding={modality}=FILE",
             fix=f"pass --{modality}=auto",
         )
     if word in ENCODERS[modality] and catalog.records is None:
@@ -259,6 +179,20 @@ def _choose(
             fix=f"pass --{modality}=auto",
         )
     return word
+
+
+def _with_embeddings(made: Made, own: Mapping[str, Path]) -> Catalog:
+    """The catalogue with one's own vectors."""
+    catalog = made.catalog
+    features = dict(catalog.features)
+    for modality, path in own.items():
+        features[modality] = read_embedding(
+            path, modality, catalog, made.indexed
+        )
+        made.about.setdefault("embeddings", {})[modality] = os.fspath(
+            path.resolve()
+        )
+    return dataclasses.replace(catalog, features=features)
 
 
 def _with_features(

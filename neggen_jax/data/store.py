@@ -76,7 +76,7 @@ _FIELDS = {
 # Counterfactuals are not among it: they may have taken days to generate.
 _OURS = re.compile(
     r"(catalog|dataset_info|features)\.json|truth\.npz|.+\.tfrecord-\d+"
-    r"|pairs|items|users|features|images"
+    r"|pairs|items|users|features|images|plots"
 )
 _FIX = "prepare it again with launch/prepare.py, with --overwrite"
 

@@ -1,0 +1,129 @@
+"""A `Log` and what is asked of it -> `Catalog`.
+
+The same steps for every source: repeated pairs, the k-core, the split, users
+that cannot be evaluated, and indices. What sources add themselves are the
+items' records and features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from neggen_jax.catalog import SPLITS, Catalog, Interactions
+from neggen_jax.data.core import core as core_of
+from neggen_jax.data.items import bare_records
+from neggen_jax.data.log import Log, first_of_each_pair, number
+from neggen_jax.data.splits import RATIOS, SPLITTERS
+from neggen_jax.data.splits import split as split_by
+from neggen_jax.errors import InputError, nearest
+
+
+def assemble(
+    log: Log,
+    name: str,
+    *,
+    duplicates: str | None = None,
+    core: int = 0,
+    split: str | None = None,
+    ratios: Sequence[float | str] = RATIOS,
+    seed: int = 0,
+    cold_users: str | None = None,
+    num_items: int | None = None,
+) -> Catalog:
+    """Makes a catalogue, not validated yet, of interactions.
+
+    Identifiers that are whole numbers from 0 on without gaps are taken as
+    the indices. Others are numbered in sorted order and kept as `user_ids`
+    and `records.ids`.
+
+    Args:
+      log: the interactions.
+      name: of the catalogue.
+      duplicates: what to do with a (user, item) pair that occurs again:
+        "error", or keep the "first" by time (and then by row). By default
+        "first", but "error" where the source brings the split.
+      core: k of the k-core that is kept; 0 for everything.
+      split: one of `splits.SPLITTERS`, or "given" for the source's; by
+        default that, or "random" where it has none.
+      ratios: shares of train, valid and test.
+      seed: of the random split.
+      cold_users: what to do with users of valid and test who are not in
+        train: "error", or "drop" what they have there. By default "drop",
+        but "error" where the source brings the split.
+      num_items: how many items there are, where the codes of `log.items` are
+        their indices already.
+
+    Returns:
+      The catalogue, without features; its records tell identifiers alone,
+      and there are none where these are the indices.
+
+    Raises:
+      InputError: for unknown words, or if nothing is left.
+    """
+    given = split == "given" or (split is None and log.labels is not None)
+    strict = "error" if given else None
+    duplicates = duplicates or strict or "first"
+    cold_users = cold_users or strict or "drop"
+    _check("duplicates", duplicates, ("error", "first"))
+    _check("cold_users", cold_users, ("error", "drop"))
+    if split is not None:
+        _check("split", split, (*SPLITTERS, "given"))
+    if given and log.labels is None:
+        raise InputError(
+            "The source brings no split of its own.",
+            where="--split=given",
+            fix="name its column, or pass --split=random",
+        )
+    if not len(log):
+        raise InputError("There are no interactions.", where=name)
+    if duplicates == "first":
+        log = log.only(first_of_each_pair(log))
+    log = log.only(core_of(log.users.codes, log.items.codes, core))
+    if not given:
+        users, items = number(log.users)[0], number(log.items)[0]
+        labels = split_by(
+            split or "random", users, items, log.times, ratios, seed
+        )
+        log = dataclasses.replace(log, labels=labels)
+    if cold_users == "drop":
+        assert log.labels is not None
+        warm = np.zeros(len(log.users.names), np.bool_)
+        warm[log.users.codes[log.labels == 0]] = True
+        log = log.only(warm[log.users.codes])
+    return _catalog(log, name, num_items)
+
+
+def _catalog(log: Log, name: str, num_items: int | None) -> Catalog:
+    users, user_ids = number(log.users)
+    records = None
+    if num_items is not None:
+        items = log.items.codes
+    else:
+        items, item_ids = number(log.items)
+        num_items = int(items.max(initial=-1)) + 1
+        records = None if item_ids is None else bare_records(item_ids)
+    splits = {}
+    for label, part in enumerate(SPLITS):
+        rows = log.labels == label
+        times = None if log.times is None else log.times[rows]
+        splits[part] = Interactions(users[rows], items[rows], times)
+    return Catalog(
+        name=name,
+        num_users=int(users.max(initial=-1)) + 1,
+        num_items=num_items,
+        splits=splits,
+        records=records,
+        user_ids=user_ids,
+    )
+
+
+def _check(flag: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InputError(
+            f"There is no way {value!r} to handle {flag}.",
+            where=f"--{flag}",
+            fix=nearest(value, known),
+        )
