@@ -446,7 +446,8 @@ def content_bootstrap(
       views: which ones; () takes all that have a target.
     """
     del negatives
-    names = views or tuple(
+    # In an order of their own, by which keys are dealt.
+    names = views or sorted(
         name for name in encoded.views if f"{name}_target" in encoded.views
     )
     items = batch["items"]

@@ -49,7 +49,8 @@ def test_rows_are_those_of_the_whole_table(name, catalog, one):
         encoded = module.apply(variables, inputs)
         if whole:
             encoded = encoded.whole()
-        tables = [encoded.items, *(view[1] for view in encoded.views.values())]
+        views = [encoded.views[name][1] for name in sorted(encoded.views)]
+        tables = [encoded.items, *views]
         return [encoded.take(table, ids) for table in tables], tables
 
     def loss(variables, whole):
