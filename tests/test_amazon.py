@@ -201,7 +201,7 @@ def test_which_file(tmp_path):
     assert read_amazon(tmp_path, scratch=None, category="Office").num_users
     full = tmp_path / "reviews_Baby.json.gz"
     full.write_bytes((tmp_path / "reviews_Baby_5.json.gz").read_bytes())
-    with pytest.raises(InputError, match="(?s)not clear.*--file"):
+    with pytest.raises(InputError, match=r"(?s)not clear.*--file"):
         read_amazon(tmp_path, scratch=None, category="Baby")
     options = {"scratch": None, "category": "Baby", "core": 0}
     assert read_amazon(tmp_path, file=full.name, **options).num_users
@@ -278,7 +278,7 @@ def test_bad_reviews(tmp_path, kind):
 HOSTILE = "__import__('os').system('touch RAN')"
 BAD_METADATA = {
     "empty": ([], "metadata file is empty"),
-    "a call": (["{'asin': %s}" % HOSTILE], "not a Python literal.*line 1"),
+    "a call": (["{'asin': " + HOSTILE + "}"], "not a Python literal.*line 1"),
     "a name": (["{'asin': open}"], "not a Python literal.*line 1"),
     "deep": (["{'asin': " + "[" * 90 + "]" * 90 + "}"], "too deep.*line 1"),
     "a formula": (["{'a': " + "-" * 10**5 + "1}"], "not a Python literal"),
@@ -287,7 +287,7 @@ BAD_METADATA = {
     "a list": (["{'asin'}"], "not a dict.*set"),
     "no name": (["{'title': 'x'}"], "no identifier.*line 1.*title"),
     "others": (["{'asin': 'B'}"], "tells of none of the items.*B00"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD_METADATA)

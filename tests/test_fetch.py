@@ -79,7 +79,7 @@ def test_broken_connections_are_taken_up(server, files, tmp_path):
 def test_a_later_command_goes_on(server, files, tmp_path):
     files.cut = [2_000_000]
     with pytest.raises(
-        InputError, match="(?s)could not be.*after 2,000,000 of"
+        InputError, match=r"(?s)could not be.*after 2,000,000 of"
     ):
         fetch([f"{server}/x"], tmp_path, retries=0)
     assert left(tmp_path) == ["x.partial", "x.partial.version"]
@@ -125,7 +125,7 @@ def test_a_server_in_trouble_is_asked_again(server, files, tmp_path):
 
 
 def test_what_is_not_there(server, files, tmp_path):
-    with pytest.raises(InputError, match="(?s)HTTP 404|could not.*404"):
+    with pytest.raises(InputError, match=r"(?s)HTTP 404|could not.*404"):
         fetch([f"{server}/none"], tmp_path)
     assert len(files.asked) == 1
     with pytest.raises(InputError, match="could not be downloaded"):

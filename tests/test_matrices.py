@@ -68,7 +68,7 @@ def test_rows_by_number(shop, tmp_path):
     np.testing.assert_array_equal(
         catalog.features["text"].values, values[3:12].astype(np.float32)
     )
-    with pytest.raises(InputError, match="(?s)not clear whose.*v.ids"):
+    with pytest.raises(InputError, match=r"(?s)not clear whose.*v.ids"):
         shop({"text": path})
     with pytest.raises(InputError, match=r"(?s)no row.*row 11.*10 rows"):
         shop({"text": save(path, values[:10])}, "numbers")
@@ -124,7 +124,7 @@ def test_tensors_by_name(shop, tmp_path):
     catalog = shop({"text": path, "image": path}, "numbers")
     assert [m.dim for m in catalog.features.values()] == [2, 3]
     with pytest.raises(
-        InputError, match="(?s)which tensor.*'audio'.*image, te"
+        InputError, match=r"(?s)which tensor.*'audio'.*image, te"
     ):
         shop({"audio": path}, "numbers")
 

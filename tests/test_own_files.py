@@ -156,7 +156,7 @@ def test_parts_of_one_table(tmp_path, kind):
     for part in range(3):
         path = tmp_path / "in" / f"part-{part}.{kind}"
         write(path, rows[part::3])
-    with pytest.raises(InputError, match="(?s)not clear.*part-1"):
+    with pytest.raises(InputError, match=r"(?s)not clear.*part-1"):
         read(tmp_path / "in", kind)
     catalog = read(tmp_path / "in", kind, file="part-*")
     assert rows_of(catalog) == expected(rows)
@@ -298,7 +298,7 @@ def test_bad_tables(tmp_path, kind, monkeypatch):
 
 def test_a_rating_that_is_none(tmp_path):
     (tmp_path / "x.csv").write_bytes(changed(2, "good"))
-    with pytest.raises(InputError, match="(?s)rating is not a number.*line 6"):
+    with pytest.raises(InputError, match=r"(?s)rating is not a number.*line 6"):
         read(tmp_path / "x.csv", min_rating=3)
     # Nobody asked for it otherwise.
     assert read(tmp_path / "x.csv").num_users == 12

@@ -87,8 +87,20 @@ def fetch(
                 where=path,
                 fix="move it away, or prepare the dataset from it as it is",
             )
-        root.mkdir(parents=True, exist_ok=True)
-        _download(address, path, retries, wait)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _download(address, path, retries, wait)
+        except _Unwritable as error:
+            raise InputError(
+                "A download cannot be written.",
+                where=path,
+                found=error,
+                fix="make room, then run the same command again",
+            ) from None
+        except OSError as error:
+            raise InputError(
+                "A download cannot be kept.", where=path, found=error
+            ) from None
     return paths
 
 
@@ -127,13 +139,6 @@ def _download(address: str, path: Path, retries: int, wait: float) -> None:
             if error.code not in (408, 416, 429) and error.code < 500:
                 raise _refused(address, f"HTTP {error.code}") from None
             problem = f"HTTP {error.code} {error.reason}"
-        except _Unwritable as error:
-            raise InputError(
-                "A download cannot be written.",
-                where=part,
-                found=error,
-                fix="make room, then run the same command again",
-            ) from None
         except _BROKEN as error:
             problem = str(error) or type(error).__name__
         now = part.stat().st_size if part.exists() else 0
@@ -182,7 +187,7 @@ def _transfer(address: str, path: Path) -> Remote:
             remote = _describe(answer, begun)
             version.unlink(missing_ok=True)
             if remote.version:
-                with version.open("wb", buffering=0) as file:
+                with _opened(version, "wb") as file:
                     _write_to(file, remote.version.encode())
             _copy(answer, part, begun, remote, path.name)
     except urllib.error.HTTPError as error:
@@ -215,7 +220,7 @@ def _copy(
         TransferSpeedColumn(),
         console=Console(stderr=True),
     )
-    with part.open("ab" if begun else "wb", buffering=0) as file, bar:
+    with _opened(part, "ab" if begun else "wb") as file, bar:
         task = bar.add_task(name, total=remote.size, completed=begun)
         while data := answer.read(_CHUNK):
             _write_to(file, data)
@@ -227,6 +232,13 @@ def _copy(
         raise http.client.HTTPException(
             f"the connection ended after {size:,} of {remote.size:,} bytes"
         )
+
+
+def _opened(path: Path, mode: str) -> Any:
+    try:
+        return path.open(mode, buffering=0)
+    except OSError as error:
+        raise _Unwritable(error.strerror) from None
 
 
 def _write_to(file: Any, data: bytes) -> None:
