@@ -82,10 +82,11 @@ def main(argv: list[str]) -> None:
             pathlib.Path(_OUTPUT.value).write_text(
                 json.dumps(records, indent=1, default=list) + "\n"
             )
+        # After each: some take minutes, and none is to be lost.
+        if _TABLE.value:
+            pathlib.Path(_TABLE.value).write_text(plan_report.page(plans))
     if len(plans) > 1:
         print(plan_report.markdown(plans))
-    if _TABLE.value:
-        pathlib.Path(_TABLE.value).write_text(plan_report.page(plans))
 
 
 def _from_flags() -> list[dict[str, Any]]:
