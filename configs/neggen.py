@@ -64,8 +64,10 @@ _ABLATIONS = {
 }
 
 
-# The sampled negatives beside them; see configs/baseline.py.
+# The sampled negatives beside them; see configs/baseline.py, which knows what
+# an encoder takes if none are named.
 _SAMPLERS = (
+    "",
     "uniform",
     "popularity",
     "dns",

@@ -163,7 +163,8 @@ def words(
 
     Args:
       argument: such as "mci,smoke".
-      *groups: of each, one word is chosen; the first, if none is given.
+      *groups: of each, one word is chosen; the first, if none is given. It
+        may be "", which nobody gives.
       options: words that may stand there or not.
 
     Returns:
@@ -173,7 +174,7 @@ def words(
       InputError: for an unknown word, and for two choices of one group.
     """
     choices = [tuple(group) for group in groups]
-    known = [*itertools.chain(*choices), *options]
+    known = [*filter(None, itertools.chain(*choices)), *options]
     given = [word for word in argument.split(",") if word]
     for word in given:
         if word not in known:
@@ -189,7 +190,7 @@ def words(
             raise InputError(
                 "The argument of the config makes two choices at once.",
                 where=f"--config=FILE:{argument}",
-                expected=f"one of {', '.join(group)}",
+                expected=f"one of {', '.join(filter(None, group))}",
                 found=", ".join(here),
             )
         chosen.append((here or group)[0])

@@ -135,7 +135,8 @@ class Small:
                     batch,
                     program.clock(state.step),
                     rngs={
-                        "negatives": jax.random.fold_in(program.key(2), draw)
+                        name: jax.random.fold_in(program.key(purpose), draw)
+                        for name, purpose in (("negatives", 2), ("dropout", 3))
                     },
                     mutable=[*state.variables, "intermediates"],
                     capture_intermediates=lambda module, _: isinstance(

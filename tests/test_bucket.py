@@ -124,6 +124,7 @@ def check_same(server, reference):
     assert not (ROOT / "gs:").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_run_in_a_directory(server, bazaar, reference):
     """Killed while a checkpoint is written, resumed, evaluated, compared."""
     server.hold(rf"checkpoints/{2 * STEPS}/commit_success")

@@ -93,6 +93,7 @@ def exported(trained, tmp_path_factory):
     return directory, export(trained, directory, k=K)
 
 
+@pytest.mark.slow
 def test_the_command_tells_whom_and_why(workdir, tmp_path):
     asked, out = tmp_path / "users.jsonl", tmp_path / "lists.jsonl"
     names = load(workdir).item_names

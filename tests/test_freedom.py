@@ -81,6 +81,7 @@ def test_two_graphs_of_different_items_are_refused(catalog, one):
             union(ours, other.needs())
 
 
+@pytest.mark.slow
 def test_pruning_prefers_edges_between_rare_ends(catalog, one):
     """One edge kept: chosen with odds 1 / sqrt(d_u d_i), by chi-square."""
     draws, edges = 4000, len(catalog.train)

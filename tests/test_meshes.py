@@ -57,7 +57,6 @@ QUICK = {
     ("mgcn", "1x8-ring"),
     ("smore", "4x2-all-pull"),
     ("softmax", "4x2-all-ring"),
-    ("all", "4x2-all-pull"),
 }
 
 

@@ -182,6 +182,7 @@ def test_gates_are_dropped_where_there_is_a_key(mesh, catalog):
     )
 
 
+@pytest.mark.slow
 def test_dropped_gates_are_right_on_average(catalog, one):
     """The side is linear in the gates: their mean gives its mean."""
     module = SMORE(sizes(catalog, one), DIM, dropout=0.5)
@@ -246,7 +247,7 @@ def test_batches_of_a_step_drop_entries_of_their_own():
 
 GENERATED = [
     ("gdnsm", "bm3"),
-    ("gdnsm", "mgcn"),
+    pytest.param("gdnsm", "mgcn", marks=pytest.mark.slow),
     ("neggen", "bm3"),
     pytest.param("neggen", "mgcn", marks=pytest.mark.slow),
     pytest.param("gdnsm", "smore", marks=pytest.mark.slow),

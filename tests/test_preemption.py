@@ -248,6 +248,7 @@ def test_stops_in_the_middle_of_an_epoch(tmp_path, whole):
     assert_same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(tmp_path, whole):
     """Every process is told when it first says anything."""
     # In epochs and at their ends; where it evaluates, at 18 and 27, twice:

@@ -139,6 +139,7 @@ def test_two_processes_learn_what_one_does(peaceful, bazaar, tmp_path):
     compare(alone, peaceful[0], bazaar)
 
 
+@pytest.mark.slow
 def test_killed_they_go_on_as_if_nothing_had_been(peaceful, bazaar, tmp_path):
     """First one of them is told to stop; then one is killed, then both.
 

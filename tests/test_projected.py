@@ -107,7 +107,7 @@ def test_rows_are_taken_once_in_a_loss(catalog, one):
         ("vbpr,dns", None),
         ("freedom", None),
         ("bm3", None),
-        ("vbpr,no_schedule", GDNSM),
+        pytest.param("vbpr,no_schedule", GDNSM, marks=pytest.mark.slow),
     ],
 )
 def test_a_step_is_that_with_whole_tables(argument, file, dtype, monkeypatch):

@@ -140,7 +140,7 @@ def test_keywords_reach_what_they_name(catalog, one):
     )
     model = recommender.build(settings.lock(), sizes(catalog, one))
     assert (model.encoder.dim, model.encoder.layers) == (4, 3)
-    assert model.encoder.needs().modalities == ("text",)
+    assert model.encoder.needs().item_item.modalities == ("text",)
     assert dict(model.encoder.modality_weights) == {"text": 2.0}
     assert model.sources["sampled"].exponent == 0.5
     assert model.losses["align"][0] == 0.5
@@ -231,7 +231,7 @@ def test_prepare_is_bound_or_not(catalog, one):
     ("changes", "where", "hint"),
     [
         ({"encoder": {"name": "lightgnc"}}, "encoder.name", "'lightgcn'"),
-        ({"encoder": {"dim": 8}}, "encoder.name", "known: freedom"),
+        ({"encoder": {"dim": 8}}, "encoder.name", "known: bm3, freedom"),
         ({"encoder": {"name": "mci", "layer": 2}}, "encoder.layer", "'layers'"),
         ({"encoder": {"name": "mf", "sizes": 1}}, "encoder.sizes", "dim"),
         (

@@ -188,6 +188,7 @@ def test_the_table(file, tmp_path):
     assert "the seeds [0] alone" in text
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_bazaar(bazaar, file, tmp_path):
     """Two real runs; given again, the table alone."""
     file.write_text(

@@ -114,7 +114,9 @@ def test_features_are_kept_in_half_the_memory(change):
         )
 
 
-@pytest.mark.parametrize("name", ["vbpr", "freedom"])
+@pytest.mark.parametrize(
+    "name", ["vbpr", pytest.param("freedom", marks=pytest.mark.slow)]
+)
 def test_trains_alike_in_either(name, tmp_path):
     losses = []
     for dtype in ("float32", "bfloat16"):

@@ -63,4 +63,4 @@ class BM3(Encoder):
             views[name] = online[0], content.then(predicted_users)
             views[f"{name}_target"] = users, content
             present[name] = matrix.present.astype(users.dtype)[:, None]
-        return Encoded(*online, views, present)
+        return Encoded(*online, views, present=present)

@@ -49,8 +49,8 @@ class Encoded:
     users: jax.Array
     items: Table
     views: dict[str, Pair]
-    present: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     layers: tuple[tuple[jax.Array, jax.Array], ...] = ()
+    present: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     spread: Spread | None = flax.struct.field(default=None, pytree_node=False)
     taken: dict[Any, Any] | None = flax.struct.field(
         default=None, pytree_node=False
