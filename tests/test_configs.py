@@ -3,13 +3,17 @@
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_catalog
+from generated import LEAST, QUICK
+from rewritten import make_neggen, make_rewritten
 from training import BASELINE, make_config, small
 
 from neggen_jax import config as configs
+from neggen_jax.run import Run
 from neggen_jax.train import train_and_evaluate
 
 # Every word that configs/baseline.py takes occurs, and every mesh.
@@ -102,11 +106,31 @@ def test_takes_steps(sampler):
 
 
 @pytest.mark.parametrize("file", ["gdnsm", "neggen"])
-def test_samplers_combine_with_generated_negatives(file):
+def test_words_for_samplers_are_those_of_the_baseline(file):
     known = configs.load(f"{BASELINE}:lightgcn,mixgcf")
     config = configs.load(f"{BASELINE.with_stem(file)}:lightgcn,mixgcf")
     assert config.negatives.sampled == known.negatives.sampled
     assert len(config.negatives) == 2
+
+
+def test_a_sampler_beside_both_kinds_of_generated_negatives():
+    """DENS, NegGen and GDNSM learn in one step, each from its own loss."""
+    config = make_neggen("mf,gdnsm,dens")
+    config.negatives.generated.update(LEAST)
+    run = Run.make(config, make_rewritten(), jax.devices()[:1])
+    state, _ = run.start()
+    stack, count = next(run.batches(0)), jnp.int32(3)
+    step = jax.jit(run.program.dispatch).lower(state, run.inputs, stack, count)
+    after, report = step.compile(QUICK)(state, run.inputs, stack, count)
+    assert report.bad_step == -1
+    assert {
+        *("bpr", "alignment", "counterfactual", "generated"),
+        *("sampled/contrast", "generated/denoiser"),
+    } <= report.means.keys()
+    for name in ("sampled", "generated", "counterfactual"):
+        parts = (x.params[f"sources_{name}"] for x in (state, after))
+        changed = jax.tree.map(lambda x, y: bool((x != y).any()), *parts)
+        assert all(jax.tree.leaves(changed)), name
 
 
 @pytest.mark.slow
