@@ -13,6 +13,8 @@ import numpy as np
 
 from neggen_jax.plots import COLOURS, GREY, blank, style
 
+_BARS = 60  # of a histogram, at most
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -68,10 +70,13 @@ def _popularity(axes: Axes, by_item: np.ndarray) -> None:
 def _per_user(axes: Axes, by_user: np.ndarray) -> None:
     style(axes, "interactions of a user", "users")
     most = int(by_user.max())
-    edges = np.unique(np.geomspace(1, most + 1, 30).astype(int)) - 0.5
-    axes.hist(by_user, bins=list(edges), color=COLOURS[0])
-    if most > 50:
+    # Bars are equally wide: a number each, or a factor.
+    edges = np.arange(most + 1) + 0.5
+    if most > _BARS:
         axes.set_xscale("log")
+        steps = np.geomspace(1, most + 1, _BARS // 2)
+        edges = np.unique(np.floor(steps)) - 0.5
+    axes.hist(by_user, bins=[float(e) for e in edges], color=COLOURS[0])
     median = float(np.median(by_user))
     axes.axvline(median, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate(
@@ -107,6 +112,9 @@ def _presence(axes: Axes, presence: Mapping[str, tuple[float, float]]) -> None:
         axes.bar_label(bars, [f"{s:.0%}" for s in shares], fontsize=9)
     if presence:
         axes.set_xticks(places, list(presence))
-        axes.legend(frameon=False, loc="lower right", framealpha=1)
-    axes.set_ylim(0, 1.12)
+        axes.set_xlim(-0.8, max(len(presence), 2) - 0.2)
+        axes.legend(
+            frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2
+        )
+    axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_formatter(PercentFormatter(1))

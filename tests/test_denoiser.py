@@ -536,7 +536,10 @@ class Toy:
         return list(zip(levels, means, strict=True)), scales
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(
+    scope="module",
+    params=["noise", pytest.param("x0", marks=pytest.mark.slow)],
+)
 def toy(request):
     process = Process(STEPS, "cosine", request.param, 0.0)
     denoiser = Denoiser(4, ("text", "image"), STEPS, 64)

@@ -115,7 +115,7 @@ def matrices(draw):
 @given(
     matrices(), st.sampled_from([(1, 8), (4, 2)]), st.sampled_from(EXCHANGES)
 )
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_any_matrix(matrix, mesh, exchange):
     check(matrix, on_mesh(*mesh), exchanges=(exchange,))
 

@@ -38,7 +38,9 @@ def one():
     return on_mesh(1, 1)
 
 
-@pytest.mark.parametrize("name", ["vbpr", "freedom", "bm3"])
+@pytest.mark.parametrize(
+    "name", ["vbpr", pytest.param("freedom", marks=pytest.mark.slow), "bm3"]
+)
 def test_rows_are_those_of_the_whole_table(name, catalog, one):
     module = ENCODERS[name](sizes(catalog, one), dim=DIM)
     inputs = build(catalog, module.needs(), one)
@@ -99,7 +101,9 @@ def test_rows_are_taken_once_in_a_loss(catalog, one):
     np.testing.assert_allclose(jax.jit(run)(variables), 3 * items[:4])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("argument", "file"),
     [

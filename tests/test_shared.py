@@ -212,6 +212,7 @@ def test_what_sources_keep_goes_from_batch_to_batch(banked):
     np.testing.assert_array_equal(kept["vectors"], want)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(banked, tmp_path):
     """Stopped within an epoch, of five steps in three dispatches."""
     catalog = make_catalog()
