@@ -246,7 +246,7 @@ def test_batches_of_a_step_drop_entries_of_their_own():
 
 
 GENERATED = [
-    ("gdnsm", "bm3"),
+    pytest.param("gdnsm", "bm3", marks=pytest.mark.slow),
     pytest.param("gdnsm", "mgcn", marks=pytest.mark.slow),
     ("neggen", "bm3"),
     pytest.param("neggen", "mgcn", marks=pytest.mark.slow),
