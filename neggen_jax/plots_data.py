@@ -13,7 +13,7 @@ import numpy as np
 
 from neggen_jax.plots import COLOURS, GREY, blank, style
 
-_BARS = 60  # of a histogram, at most
+_BARS = 50  # of a histogram, at most
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,15 +68,18 @@ def _popularity(axes: Axes, by_item: np.ndarray) -> None:
 
 
 def _per_user(axes: Axes, by_user: np.ndarray) -> None:
-    style(axes, "interactions of a user", "users")
-    most = int(by_user.max())
-    # Bars are equally wide: a number each, or a factor.
-    edges = np.arange(most + 1) + 0.5
-    if most > _BARS:
-        axes.set_xscale("log")
-        steps = np.geomspace(1, most + 1, _BARS // 2)
-        edges = np.unique(np.floor(steps)) - 0.5
-    axes.hist(by_user, bins=[float(e) for e in edges], color=COLOURS[0])
+    most = int(np.quantile(by_user, 0.99))
+    # As many numbers in each bar; who has far more is in the last one.
+    width = -(-most // _BARS)
+    edges = 0.5 + width * np.arange(-(-most // width) + 1)
+    over = bool(by_user.max() > edges[-1])
+    style(
+        axes,
+        "interactions of a user" + over * " (last bar: or more)",
+        "users",
+    )
+    shown = np.minimum(by_user, edges[-1] - 0.5)
+    axes.hist(shown, bins=[float(e) for e in edges], color=COLOURS[0])
     median = float(np.median(by_user))
     axes.axvline(median, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate(

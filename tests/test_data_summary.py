@@ -60,3 +60,15 @@ def test_printed_and_drawn(catalog, tmp_path, capsys, modalities):
     # It is the dataset's, and goes with it.
     store.save(catalog, tmp_path / "data", source={}, overwrite=True)
     assert not (tmp_path / "data" / summary.PLOT).exists()
+
+
+def test_every_user_is_in_a_bar():
+    """Also those who have far more than the rest, or all the same."""
+    from neggen_jax.plots_data import dataset
+
+    for counts in ([3], [1, 1, 2], [*range(1, 300), 100_000], [70] * 9):
+        figure = dataset("x", np.array(counts), np.array([5, 4, 1]), {})
+        bars = [patch.get_height() for patch in figure.axes[1].patches]
+        assert sum(bars) == len(counts)
+        widths = {round(p.get_width(), 6) for p in figure.axes[1].patches}
+        assert len(widths) == 1
