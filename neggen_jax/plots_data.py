@@ -68,7 +68,7 @@ def _popularity(axes: Axes, by_item: np.ndarray) -> None:
 
 
 def _per_user(axes: Axes, by_user: np.ndarray) -> None:
-    most = int(np.quantile(by_user, 0.99))
+    most = max(1, int(np.quantile(by_user, 0.99)))
     # As many numbers in each bar; who has far more is in the last one.
     width = -(-most // _BARS)
     edges = 0.5 + width * np.arange(-(-most // width) + 1)
