@@ -29,8 +29,8 @@ flags.DEFINE_alias("dry-run", "dry_run")
 def main(argv: list[str]) -> None:
     """Calls `fetch` with the addresses of the files."""
     del argv
-    from neggen_jax.data.amazon.fetch import fetch
-    from neggen_jax.data.amazon.public import addresses
+    from neggen_jax.data.sources.amazon.fetch import fetch
+    from neggen_jax.data.sources.amazon.public import addresses
 
     parts = tuple(_PARTS.value)
     urls = addresses(_CATEGORY.value, _RELEASE.value, parts)

@@ -21,7 +21,7 @@ import numpy as np
 from neggen_jax import config as configs
 from neggen_jax.catalog import Catalog, Counterfactuals, Rewritten
 from neggen_jax.data import store
-from neggen_jax.data.bazaar import Bazaar, make
+from neggen_jax.data.bazaar.make import Bazaar, make
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.storage import first_line
 

@@ -28,7 +28,7 @@ from neggen_jax.catalog import Counterfactuals, Interactions
 from neggen_jax.checkpoint import write_json
 from neggen_jax.data import counterfactuals as sets
 from neggen_jax.data import store
-from neggen_jax.data.bazaar_truth import Truth
+from neggen_jax.data.bazaar.truth import Truth
 from neggen_jax.errors import InputError
 from neggen_jax.probes import Probe, ask, check_space, probes_of, source_of
 from neggen_jax.run import Run, reopen

@@ -18,7 +18,7 @@ import numpy as np
 from neggen_jax.catalog import Counterfactuals
 from neggen_jax.catalog import Rewritten as Known
 from neggen_jax.data import rewritten
-from neggen_jax.data.bazaar_truth import Truth
+from neggen_jax.data.bazaar.truth import Truth
 from neggen_jax.data.rewritten import Rewritten
 from neggen_jax.errors import InputError
 from neggen_jax.negatives.counterfactual import Counterfactual

@@ -127,7 +127,7 @@ def make_catalog(seed: int = 0) -> Catalog:
 def bazaar(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The dataset directory of a small bazaar; not to be changed."""
     from neggen_jax.data import store
-    from neggen_jax.data.bazaar import Bazaar, make
+    from neggen_jax.data.bazaar.make import Bazaar, make
 
     small = Bazaar(
         num_users=300,

@@ -20,11 +20,11 @@ from amazon_files import (
 
 from neggen_jax.catalog import SPLITS
 from neggen_jax.data import store
-from neggen_jax.data.amazon import literals
-from neggen_jax.data.amazon.fetch import MANIFEST
-from neggen_jax.data.amazon.source import read_amazon
-from neggen_jax.data.core import core
 from neggen_jax.data.prepare import prepare
+from neggen_jax.data.sources.amazon import literals
+from neggen_jax.data.sources.amazon.fetch import MANIFEST
+from neggen_jax.data.sources.amazon.source import read_amazon
+from neggen_jax.data.sources.core import core
 from neggen_jax.errors import InputError
 
 YEARS = ("2014", "2018", "2023")

@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from neggen_jax.catalog import SPLITS
-from neggen_jax.data import bazaar, bazaar_choices, bazaar_render
-from neggen_jax.data.bazaar import ATTRIBUTES, OFFSETS, Bazaar, make
-from neggen_jax.data.bazaar_truth import Truth
+from neggen_jax.data.bazaar import choices, render
+from neggen_jax.data.bazaar.make import (
+    ATTRIBUTES,
+    MODALITIES,
+    OFFSETS,
+    Bazaar,
+    make,
+)
+from neggen_jax.data.bazaar.truth import Truth
 from neggen_jax.errors import InputError
 
 NAMES = [a.name for a in ATTRIBUTES]
@@ -86,7 +92,7 @@ def test_sizes_are_exact(users, items, fullness, train, seed):
     for part in catalog.splits.values():
         assert np.bincount(part.users, minlength=users).min() >= 1
         assert (np.diff(part.users) >= 0).all()
-    assert np.bincount(columns(catalog)[0]).min() >= bazaar_choices.MIN_HISTORY
+    assert np.bincount(columns(catalog)[0]).min() >= choices.MIN_HISTORY
     assert truth.causes.shape == (users, len(ATTRIBUTES))
     assert truth.item_values.shape == (items, len(ATTRIBUTES))
 
@@ -163,7 +169,7 @@ def first_choices(people, kinds, copies):
     rng = np.random.default_rng(0)
     appeal, gain = rng.normal(size=(2, kinds))
     kind = np.repeat(np.arange(kinds), copies)
-    chosen = bazaar_choices.choose(
+    chosen = choices.choose(
         rng,
         appeal[kind],
         kind[:, None],
@@ -184,19 +190,19 @@ def test_the_first_choice_has_the_odds_of_its_utility():
 
 def test_so_it_has_in_a_large_bazaar(monkeypatch):
     """But for those who see no item of a kind that they would have taken."""
-    monkeypatch.setattr(bazaar_choices, "EXACT_ITEMS", 0)
+    monkeypatch.setattr(choices, "EXACT_ITEMS", 0)
     found, expected = first_choices(people=20_000, kinds=10, copies=3_000)
     np.testing.assert_allclose(found, expected, rtol=0.1)
 
 
 def test_a_shelf_too_short_is_filled_again(monkeypatch):
     """Nearly all see the same few items, yet nobody takes one twice."""
-    monkeypatch.setattr(bazaar_choices, "EXACT_ITEMS", 0)
-    monkeypatch.setattr(bazaar_choices, "SHELF", 4)
+    monkeypatch.setattr(choices, "EXACT_ITEMS", 0)
+    monkeypatch.setattr(choices, "SHELF", 4)
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 20, 300)
     appeal = -3 * np.log(np.arange(1.0, 1_001.0))
-    chosen = bazaar_choices.choose(
+    chosen = choices.choose(
         rng, appeal, np.zeros((1_000, 1), int), np.zeros((300, 1)), lengths
     )
     pairs = np.repeat(np.arange(300), lengths) * 1_000 + chosen
@@ -205,8 +211,8 @@ def test_a_shelf_too_short_is_filled_again(monkeypatch):
 
 
 def test_the_shelf_of_a_large_bazaar_keeps_the_causes(monkeypatch):
-    monkeypatch.setattr(bazaar_choices, "EXACT_ITEMS", 0)
-    monkeypatch.setattr(bazaar_choices, "SHELF", 128)
+    monkeypatch.setattr(choices, "EXACT_ITEMS", 0)
+    monkeypatch.setattr(choices, "SHELF", 128)
     catalog, truth = make(SMALL)
     users, items, _ = columns(catalog)
     utility = truth.utilities(np.arange(catalog.num_users)) - truth.appeal
@@ -483,8 +489,8 @@ def test_content_depends_only_on_what_it_shows(attribute):
     for value in attribute.values:
         known = known_item(**{attribute.name: value})
         rng = np.random.default_rng(0)
-        pictures.append(bazaar_render.paint(known, 32, 0.3, rng).astype(float))
-        texts.append(bazaar_render.label(known, np.random.default_rng(0))[1])
+        pictures.append(render.paint(known, 32, 0.3, rng).astype(float))
+        texts.append(render.label(known, np.random.default_rng(0))[1])
     for i in range(1, len(texts)):
         for j in range(i):
             difference = np.abs(pictures[i] - pictures[j]).mean()
@@ -497,7 +503,7 @@ def test_content_depends_only_on_what_it_shows(attribute):
 
 def test_no_two_pictures_of_the_same_item_are_alike():
     rng = np.random.default_rng(0)
-    pictures = [bazaar_render.paint(known_item(), 24, 0, rng) for _ in range(9)]
+    pictures = [render.paint(known_item(), 24, 0, rng) for _ in range(9)]
     assert len({picture.tobytes() for picture in pictures}) == 9
 
 
@@ -505,7 +511,7 @@ def test_every_sentence_can_come_up():
     rng = np.random.default_rng(0)
     seen = collections.Counter()
     for _ in range(400):
-        seen.update(bazaar_render.label(known_item(), rng)[1].split(". "))
+        seen.update(render.label(known_item(), rng)[1].split(". "))
     assert len(seen) >= 5 * 5 + 8
 
 
@@ -548,4 +554,4 @@ def test_pictures_need_a_place(tmp_path):
 def test_vectors_need_no_place():
     catalog, _ = make(SMALL)
     assert catalog.records is None
-    assert set(catalog.features) == set(bazaar.MODALITIES)
+    assert set(catalog.features) == set(MODALITIES)

@@ -10,7 +10,7 @@ from conftest import make_catalog
 from neggen_jax import benchmark, mmrec
 from neggen_jax.catalog import SPLITS
 from neggen_jax.data.export import write_mmrec
-from neggen_jax.data.interactions import read_mmrec
+from neggen_jax.data.sources.mmrec import read_mmrec
 from neggen_jax.errors import InputError
 
 LOG = """

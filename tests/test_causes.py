@@ -23,7 +23,7 @@ from neggen_jax import causes, plots_causes
 from neggen_jax import probes as probes_room
 from neggen_jax.catalog import Counterfactuals, Rewritten
 from neggen_jax.data import store
-from neggen_jax.data.bazaar_truth import Truth
+from neggen_jax.data.bazaar.truth import Truth
 from neggen_jax.data.counterfactuals import locate
 from neggen_jax.data.rewritten import Rewritten as Rows
 from neggen_jax.errors import InputError

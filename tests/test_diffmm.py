@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neggen_jax.catalog import SPLITS
-from neggen_jax.data.diffmm import read_diffmm
-from neggen_jax.data.pickles import read_matrix
 from neggen_jax.data.prepare import prepare
+from neggen_jax.data.sources.diffmm import read_diffmm
+from neggen_jax.data.sources.pickles import read_matrix
 from neggen_jax.errors import InputError
 
 FILES = ("trnMat.pkl", "valMat.pkl", "tstMat.pkl")

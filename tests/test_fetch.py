@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from file_server import Files, serving
 
-from neggen_jax.data.amazon.fetch import MANIFEST, check_downloads, fetch
-from neggen_jax.data.amazon.public import FILES, addresses
+from neggen_jax.data.sources.amazon.fetch import (
+    MANIFEST,
+    check_downloads,
+    fetch,
+)
+from neggen_jax.data.sources.amazon.public import FILES, addresses
 from neggen_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from neggen_jax.data.lines import object_of, read_lines, text_of
+from neggen_jax.data.sources.lines import object_of, read_lines, text_of
 from neggen_jax.errors import InputError
 
 TEXT = b'{"a": 1}\n\n{"b": "\xc3\xa9"}'

@@ -7,9 +7,9 @@ import pytest
 from test_own_files import table, write
 
 from neggen_jax.data import store
-from neggen_jax.data.matrices import read_embedding
-from neggen_jax.data.own_files import read_files
 from neggen_jax.data.prepare import prepare
+from neggen_jax.data.sources.matrices import read_embedding
+from neggen_jax.data.sources.own_files import read_files
 from neggen_jax.errors import InputError
 
 

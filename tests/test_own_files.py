@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from neggen_jax.catalog import SPLITS
-from neggen_jax.data import delimited, store
-from neggen_jax.data.own_files import read_files
+from neggen_jax.data import store
 from neggen_jax.data.prepare import prepare
+from neggen_jax.data.sources import delimited
+from neggen_jax.data.sources.own_files import read_files
 from neggen_jax.errors import InputError
 
 NAMES = ("user_id", "item_id", "rating", "timestamp", "split")
@@ -290,7 +291,7 @@ BAD_TABLES = {
 
 @pytest.mark.parametrize("kind", BAD_TABLES)
 def test_bad_tables(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("neggen_jax.data.lines.LIMIT", 100_000)
+    monkeypatch.setattr("neggen_jax.data.sources.lines.LIMIT", 100_000)
     content, message = BAD_TABLES[kind]
     (tmp_path / "x.csv").write_bytes(content)
     refused(message, tmp_path / "x.csv")
@@ -347,7 +348,7 @@ def test_bad_options(tmp_path, options, message):
 
 
 def test_names_that_people_use():
-    from neggen_jax.data.columns import choose
+    from neggen_jax.data.sources.columns import choose
 
     for names in (
         ("userID", "itemID", "rating", "timestamp"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neggen_jax.data import store
-from neggen_jax.data.bazaar_truth import Truth
+from neggen_jax.data.bazaar.truth import Truth
 from neggen_jax.data.prepare import prepare
 from neggen_jax.data.summary import summarise
 from neggen_jax.errors import InputError

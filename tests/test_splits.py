@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neggen_jax.data.core import core
-from neggen_jax.data.splits import SPLITTERS, split
+from neggen_jax.data.sources.core import core
+from neggen_jax.data.sources.splits import SPLITTERS, split
 from neggen_jax.errors import InputError
 
 TRAIN, VALID, TEST = range(3)

@@ -10,10 +10,13 @@ from amazon_files import draw, item_id, product, user_id, write
 from test_amazon import expected, rows_of
 
 from neggen_jax.catalog import SPLITS
-from neggen_jax.data.amazon.amazon_reviews import AmazonConfig, AmazonReviews
-from neggen_jax.data.amazon.source import read_amazon
 from neggen_jax.data.prepare import prepare
-from neggen_jax.data.tfds_source import read_tfds
+from neggen_jax.data.sources.amazon.amazon_reviews import (
+    AmazonConfig,
+    AmazonReviews,
+)
+from neggen_jax.data.sources.amazon.source import read_amazon
+from neggen_jax.data.sources.tfds_source import read_tfds
 from neggen_jax.errors import InputError
 
 ROWS = draw(30, 20, 8)

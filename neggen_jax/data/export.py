@@ -11,7 +11,7 @@ from neggen_jax.catalog import SPLITS, Catalog
 
 
 def write_mmrec(catalog: Catalog, directory: str | os.PathLike[str]) -> None:
-    """Writes what `data/interactions.py` reads: the layout of MMRec.
+    """Writes what `data/sources/mmrec.py` reads: the layout of MMRec.
 
     Users and items are called by their indices. Vectors of absent items are
     zero, as that layout has no place to say so.

@@ -1,7 +1,7 @@
 """What is known of the items, in other toolboxes' files -> `Catalog`.
 
 Two kinds of files may lie beside an interaction file
-(`data/interactions.py`): `items.jsonl`, one JSON object a line with title,
+(`data/sources/mmrec.py`): `items.jsonl`, one JSON object a line with title,
 description, attributes and the path of an image, and matrices
 `<modality>_feat*.npy` of vectors that somebody has extracted already.
 """
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Features, ItemRecords
-from neggen_jax.data.lines import Line, object_of, read_lines
-from neggen_jax.data.matrices import features_of, read_matrix
+from neggen_jax.data.sources.lines import Line, object_of, read_lines
+from neggen_jax.data.sources.matrices import features_of, read_matrix
 from neggen_jax.errors import InputError
 
 # Fields that may hold what the shop itself calls an item, best first.

@@ -1,9 +1,10 @@
 """Raw files -> dataset directory: the first command of the way of the data.
 
-`launch/prepare.py` calls `prepare`, which asks a source (`data/sources.py`)
-for a `Catalog`, has `data/features.py` turn texts and images into vectors
-where the source brings none, and hands the validated whole to
-`data/store.py`. What came of it is told by `data/summary.py`.
+`launch/prepare.py` calls `prepare`, which asks a source
+(`data/sources/registry.py`) for a `Catalog`, has `data/features.py` turn
+texts and images into vectors where the source brings none, and hands the
+validated whole to `data/store.py`. What came of it is told by
+`data/summary.py`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from neggen_jax.catalog import Catalog, ItemRecords
 from neggen_jax.data import store
 from neggen_jax.data.dealing import deal
 from neggen_jax.data.features import ENCODERS, extract
-from neggen_jax.data.matrices import read_embedding
-from neggen_jax.data.sources import SOURCES, Made
+from neggen_jax.data.sources.matrices import read_embedding
+from neggen_jax.data.sources.registry import SOURCES, Made
 from neggen_jax.errors import InputError, nearest
 
 
@@ -42,7 +43,7 @@ def prepare(
     """Makes a dataset directory.
 
     Args:
-      source: one of `sources.SOURCES`.
+      source: one of `registry.SOURCES`.
       input: what the source reads; None if it reads nothing.
       output: dataset directory to make.
       text: where text vectors come from: "file" (the source's own),
@@ -61,7 +62,7 @@ def prepare(
         at random, so that all shards of a table have as much to do; their
         identifiers tell which is which.
       overwrite: replace a dataset directory that is there already.
-      **options: of the source, as `sources.SOURCES` lists them.
+      **options: of the source, as `registry.SOURCES` lists them.
 
     Returns:
       What `store.load` reads from the new directory.

@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
 from neggen_jax.catalog import SPLITS, Catalog, Interactions
-from neggen_jax.data.core import core as core_of
 from neggen_jax.data.items import bare_records
-from neggen_jax.data.log import Log, first_of_each_pair, number
-from neggen_jax.data.splits import RATIOS, SPLITTERS
-from neggen_jax.data.splits import split as split_by
+from neggen_jax.data.sources.core import core as core_of
+from neggen_jax.data.sources.log import Log, first_of_each_pair, number
+from neggen_jax.data.sources.splits import RATIOS, SPLITTERS
+from neggen_jax.data.sources.splits import split as split_by
 from neggen_jax.errors import InputError, nearest
+
+
+class Rules(TypedDict, total=False):
+    """The keywords of `assemble` that sources pass on as they are given."""
+
+    duplicates: str | None
+    core: int
+    split: str | None
+    ratios: Sequence[float | str]
+    seed: int
+    cold_users: str | None
 
 
 def assemble(

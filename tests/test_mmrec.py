@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neggen_jax.catalog import SPLITS
-from neggen_jax.data.interactions import read_mmrec
+from neggen_jax.data.sources.mmrec import read_mmrec
 from neggen_jax.errors import InputError
 
 HEADER = ("userID", "itemID", "rating", "timestamp", "x_label")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.data.columns import LABELS, Columns
-from neggen_jax.data.log import Log, Words
+from neggen_jax.data.sources.columns import LABELS, Columns
+from neggen_jax.data.sources.log import Log, Words
 from neggen_jax.errors import InputError
 
 _ROWS = 2**17  # of a block

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Catalog
-from neggen_jax.data.assemble import assemble
 from neggen_jax.data.items import read_matrices, read_records
-from neggen_jax.data.log import Column, Log
-from neggen_jax.data.pickles import read_matrix
+from neggen_jax.data.sources.assemble import assemble
+from neggen_jax.data.sources.log import Column, Log
+from neggen_jax.data.sources.pickles import read_matrix
 from neggen_jax.errors import InputError
 
 _FILES = ("trnMat.pkl", "valMat.pkl", "tstMat.pkl")  # in the order of SPLITS

@@ -1,6 +1,6 @@
 """The k-core of interactions: nobody in it has fewer than k.
 
-`data/assemble.py` asks for it before it splits.
+`data/sources/assemble.py` asks for it before it splits.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from neggen_jax.catalog import Features
-from neggen_jax.data.lines import is_gzip
+from neggen_jax.data.sources.lines import is_gzip
 from neggen_jax.errors import InputError
 
 WIDTH = 4096

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.data.amazon.releases import REVIEWS, Release
-from neggen_jax.data.lines import object_of, read_lines
-from neggen_jax.data.log import Log, Words
+from neggen_jax.data.sources.amazon.releases import REVIEWS, Release
+from neggen_jax.data.sources.lines import object_of, read_lines
+from neggen_jax.data.sources.log import Log, Words
 from neggen_jax.errors import InputError
 
 _BLOCK = 2**16  # reviews that are gathered before they become arrays

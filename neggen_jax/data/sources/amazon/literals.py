@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from neggen_jax.data.lines import Line, text_of
+from neggen_jax.data.sources.lines import Line, text_of
 from neggen_jax.errors import InputError
 
 LIMIT = 2**20  # bytes of such a line; the longest that were seen have a tenth

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from neggen_jax.catalog import ItemRecords
-from neggen_jax.data.amazon.literals import literal_of
 from neggen_jax.data.items import as_text, bare_records
-from neggen_jax.data.lines import object_of, read_lines
+from neggen_jax.data.sources.amazon.literals import literal_of
+from neggen_jax.data.sources.lines import object_of, read_lines
 from neggen_jax.errors import InputError
 
 _WHAT = "metadata file"

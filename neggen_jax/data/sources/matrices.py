@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Catalog, Features
-from neggen_jax.data.lines import read_lines, text_of
-from neggen_jax.data.log import integers
+from neggen_jax.data.sources.lines import read_lines, text_of
+from neggen_jax.data.sources.log import integers
 from neggen_jax.errors import InputError
 
 _BLOCK = 4096  # rows that are looked at at a time

@@ -1,7 +1,7 @@
 """What the columns of a table of interactions are called.
 
-For `data/own_files.py` and `data/tfds_source.py`; a name that is given is
-taken, else the first of those that people use.
+For `own_files.py` and `tfds_source.py`; a name that is given is taken, else
+the first of those that people use.
 """
 
 from __future__ import annotations

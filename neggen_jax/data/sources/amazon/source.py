@@ -9,25 +9,24 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from neggen_jax.catalog import Catalog
-from neggen_jax.data.amazon.fetch import check_downloads
-from neggen_jax.data.amazon.images import read_image_features
-from neggen_jax.data.amazon.metadata import read_metadata
-from neggen_jax.data.amazon.public import STATISTICS, Counted
-from neggen_jax.data.amazon.releases import (
+from neggen_jax.data.sources.amazon.fetch import check_downloads
+from neggen_jax.data.sources.amazon.images import read_image_features
+from neggen_jax.data.sources.amazon.metadata import read_metadata
+from neggen_jax.data.sources.amazon.public import STATISTICS, Counted
+from neggen_jax.data.sources.amazon.releases import (
     Release,
     find_beside,
     find_reviews,
     recognise,
 )
-from neggen_jax.data.amazon.reviews import read_reviews
-from neggen_jax.data.assemble import assemble
-from neggen_jax.data.log import Log
-from neggen_jax.data.own_files import item_ids
-from neggen_jax.data.splits import RATIOS
+from neggen_jax.data.sources.amazon.reviews import read_reviews
+from neggen_jax.data.sources.assemble import Rules, assemble
+from neggen_jax.data.sources.log import Log
+from neggen_jax.data.sources.own_files import item_ids
 
 
 def read_amazon(
@@ -39,12 +38,7 @@ def read_amazon(
     file: str | None = None,
     name: str | None = None,
     min_rating: float | None = None,
-    core: int = 5,
-    split: str | None = None,
-    ratios: Sequence[float | str] = RATIOS,
-    seed: int = 0,
-    duplicates: str | None = None,
-    cold_users: str | None = None,
+    **rules: Unpack[Rules],
 ) -> Catalog:
     """Reads the files of a category, as they are downloaded.
 
@@ -58,12 +52,13 @@ def read_amazon(
       file: name of the file with reviews, where there are several.
       name: of the catalogue; None: the category's.
       min_rating: leave out reviews with fewer stars.
-      core: and the rest: see `assemble.assemble`.
+      **rules: see `assemble.assemble`; without a `core` it is 5.
 
     Raises:
       InputError: if a file is missing, cannot be read, is not what was
         downloaded, or breaks a rule.
     """
+    rules = Rules(core=5) | rules
     root = Path(directory).absolute()
     path, category = find_reviews(root, category, file)
     kind = recognise(path, release)
@@ -78,12 +73,7 @@ def read_amazon(
     catalog = assemble(
         log,
         name or category,
-        core=core,
-        split=split,
-        ratios=ratios,
-        seed=seed,
-        duplicates=duplicates,
-        cold_users=cold_users,
+        **rules,
     )
     ids = item_ids(catalog)
     if meta is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neggen_jax.data.lines import object_of, read_lines
+from neggen_jax.data.sources.lines import object_of, read_lines
 from neggen_jax.errors import InputError, nearest
 
 REVIEWS = "reviews file"

@@ -1,6 +1,6 @@
 """The public Amazon reviews as a TFDS dataset, for everybody's tools.
 
-    tfds build neggen_jax/data/amazon/amazon_reviews.py \
+    tfds build neggen_jax/data/sources/amazon/amazon_reviews.py \
         --config=Baby --manual_dir=DIR --data_dir=DIR
 
 One example an interaction, in the splits train, valid and test. It is read by
@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from neggen_jax.catalog import SPLITS, Catalog
-from neggen_jax.data.amazon.source import read_amazon
-from neggen_jax.data.own_files import item_ids
+from neggen_jax.data.sources.amazon.source import read_amazon
+from neggen_jax.data.sources.own_files import item_ids
 
 
 @dataclasses.dataclass

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from neggen_jax.data.columns import LABELS, Columns
-from neggen_jax.data.lines import Line, is_gzip, read_lines, text_of
-from neggen_jax.data.log import Column, Log, Words
+from neggen_jax.data.sources.columns import LABELS, Columns
+from neggen_jax.data.sources.lines import Line, is_gzip, read_lines, text_of
+from neggen_jax.data.sources.log import Column, Log, Words
 from neggen_jax.errors import InputError
 
 _WHAT = "interaction file"

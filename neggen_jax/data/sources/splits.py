@@ -1,7 +1,7 @@
 """Ways to split interactions into train, valid and test.
 
-`data/assemble.py` asks for one of `SPLITTERS` where the source brings no split
-of its own. A split depends on who interacted with what and when, and on the
+`assemble.py` asks for one of `SPLITTERS` where the source brings no split of
+its own. A split depends on who interacted with what and when, and on the
 seed; not on the order of rows in a file.
 """
 

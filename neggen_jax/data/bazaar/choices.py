@@ -1,8 +1,8 @@
 """How the people of the bazaar choose: tastes, histories, choices, splits.
 
-Arrays in, arrays out; `data/bazaar.py` knows what the columns mean. Nothing
-of the size users x items is ever held: people are served in chunks of at most
-`CELLS` (user, item) cells.
+Arrays in, arrays out; `make.py` knows what the columns mean. Nothing of the
+size users x items is ever held: people are served in chunks of at most `CELLS`
+(user, item) cells.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ with popularity and move nobody. So a method that learns causes can be told
 from one that learns correlations: `Truth` knows.
 
 `make` gives a `Catalog` to `data/prepare.py`. With `features="render"` it has
-real texts and pictures (`data/bazaar_render.py`), from which features are
+real texts and pictures (`data/bazaar/render.py`), from which features are
 extracted as from any other source; with `features="direct"` the attributes
 are turned into vectors right away, for tests of scale. `Truth` is stored
 beside the data, where nothing that trains will look.
@@ -34,8 +34,8 @@ from neggen_jax.catalog import (
     Interactions,
     ItemRecords,
 )
-from neggen_jax.data import bazaar_choices as choices
-from neggen_jax.data.bazaar_truth import Truth
+from neggen_jax.data.bazaar import choices
+from neggen_jax.data.bazaar.truth import Truth
 from neggen_jax.errors import InputError, nearest
 
 MODALITIES = ("text", "image")
@@ -351,7 +351,7 @@ def _records(
 ) -> ItemRecords:
     """Titles, texts, pictures, and the attributes that these show."""
     # Imported here: those who want vectors need no Pillow.
-    from neggen_jax.data import bazaar_render
+    from neggen_jax.data.bazaar import render
 
     text_rng, image_rng = _rng(config, "texts"), _rng(config, "pictures")
     titles, texts, images, attributes = [], [], [], []
@@ -363,10 +363,10 @@ def _records(
         shown = [m for m in MODALITIES if present[m][item]]
         title = text = file = ""
         if "text" in shown:
-            title, text = bazaar_render.label(known, text_rng)
+            title, text = render.label(known, text_rng)
         if "image" in shown:
             file = f"{item // PER_DIRECTORY:03d}/{item:06d}.png"
-            picture = bazaar_render.paint(
+            picture = render.paint(
                 known, config.image_size, config.noise, image_rng
             )
             _write(picture, Path(image_root, file))

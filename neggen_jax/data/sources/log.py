@@ -1,9 +1,9 @@
 """Interactions as a source has them, before they are a `Catalog`.
 
-Sources (`data/interactions.py`, `data/columns.py`, `data/amazon/` ...) read
-their files into a `Log`; `data/assemble.py` makes a catalogue of it. Of each
-interaction it keeps numbers alone: a word that occurs a million times is kept
-once, so that a log takes some 20 bytes an interaction, and its identifiers.
+Sources (`mmrec.py`, `own_files.py`, `amazon/` ...) read their files into a
+`Log`; `assemble.py` makes a catalogue of it. Of each interaction it keeps
+numbers alone: a word that occurs a million times is kept once, so that a log
+takes some 20 bytes an interaction, and its identifiers.
 """
 
 from __future__ import annotations

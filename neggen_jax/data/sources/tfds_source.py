@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from neggen_jax.catalog import Catalog, ItemRecords
-from neggen_jax.data import columns as naming
-from neggen_jax.data.assemble import assemble
-from neggen_jax.data.columns import LABELS, Columns, guess
 from neggen_jax.data.features import tracked
-from neggen_jax.data.log import Log, Words, join
-from neggen_jax.data.own_files import item_ids
-from neggen_jax.data.splits import RATIOS
+from neggen_jax.data.sources import columns as naming
+from neggen_jax.data.sources.assemble import Rules, assemble
+from neggen_jax.data.sources.columns import LABELS, Columns, guess
+from neggen_jax.data.sources.log import Log, Words, join
+from neggen_jax.data.sources.own_files import item_ids
 from neggen_jax.errors import InputError
 
 _BLOCK = 8192  # examples that are read at a time
@@ -34,12 +33,7 @@ def read_tfds(
     rating_column: str | None = None,
     time_column: str | None = None,
     min_rating: float | None = None,
-    core: int = 0,
-    split: str | None = None,
-    ratios: Sequence[float | str] = RATIOS,
-    seed: int = 0,
-    duplicates: str | None = None,
-    cold_users: str | None = None,
+    **rules: Unpack[Rules],
 ) -> Catalog:
     """Reads a dataset that `tfds build` or `download_and_prepare` has made.
 
@@ -51,7 +45,7 @@ def read_tfds(
       data_dir: where datasets are; None for TFDS's own place.
       user_column: and so on: names of the features; None to find them.
       min_rating: leave out interactions with a lower rating.
-      core: and the rest: see `assemble.assemble`.
+      **rules: see `assemble.assemble`.
 
     Raises:
       InputError: if it is not there, or has no users and items.
@@ -84,12 +78,7 @@ def read_tfds(
     catalog = assemble(
         join(logs),
         name.replace("/", "-").partition(":")[0],
-        core=core,
-        split=split,
-        ratios=ratios,
-        seed=seed,
-        duplicates=duplicates,
-        cold_users=cold_users,
+        **rules,
     )
     if not titles:
         return catalog

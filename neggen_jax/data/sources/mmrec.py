@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from neggen_jax.catalog import Catalog
-from neggen_jax.data.assemble import assemble
-from neggen_jax.data.columns import Columns
-from neggen_jax.data.delimited import (
+from neggen_jax.data.items import read_matrices, read_records
+from neggen_jax.data.sources.assemble import assemble
+from neggen_jax.data.sources.columns import Columns
+from neggen_jax.data.sources.delimited import (
     fields,
     first_line,
     header,
     read_delimited,
 )
-from neggen_jax.data.items import read_matrices, read_records
-from neggen_jax.data.log import Column, integers
+from neggen_jax.data.sources.log import Column, integers
 from neggen_jax.errors import InputError, nearest
 
 _USER, _ITEM, _LABEL, _TIME = "userID", "itemID", "x_label", "timestamp"

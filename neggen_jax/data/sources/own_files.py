@@ -2,7 +2,7 @@
 
 A table of users and items, perhaps with ratings, times and splits, and perhaps
 a file that tells of the items beside it (CSV, Parquet or JSON lines). Columns
-are found by the names that people use (`data/columns.py`), or named.
+are found by the names that people use (`data/sources/columns.py`), or named.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ import fnmatch
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from neggen_jax.catalog import Catalog, ItemRecords
-from neggen_jax.data import columns as naming
-from neggen_jax.data import delimited, parquet
-from neggen_jax.data.assemble import assemble
-from neggen_jax.data.columns import guess
 from neggen_jax.data.items import IDS, append, as_text, first, item_of
-from neggen_jax.data.lines import read_lines, text_of
-from neggen_jax.data.log import Log, join
-from neggen_jax.data.splits import RATIOS
+from neggen_jax.data.sources import columns as naming
+from neggen_jax.data.sources import delimited, parquet
+from neggen_jax.data.sources.assemble import Rules, assemble
+from neggen_jax.data.sources.columns import guess
+from neggen_jax.data.sources.lines import read_lines, text_of
+from neggen_jax.data.sources.log import Log, join
 from neggen_jax.errors import InputError, nearest
 
 _KINDS = {
@@ -45,12 +44,7 @@ def read_files(
     split_column: str | None = None,
     min_rating: float | None = None,
     items_file: str | None = None,
-    core: int = 0,
-    split: str | None = None,
-    ratios: Sequence[float | str] = RATIOS,
-    seed: int = 0,
-    duplicates: str | None = None,
-    cold_users: str | None = None,
+    **rules: Unpack[Rules],
 ) -> Catalog:
     """Reads one's own interactions, and what is known of the items.
 
@@ -67,7 +61,7 @@ def read_files(
         None for `items.csv`, `items.parquet` or `items.jsonl` beside the
         interactions, if there is one. Items that nobody has interacted with
         are left out.
-      core: and the rest: see `assemble.assemble`.
+      **rules: see `assemble.assemble`.
 
     Raises:
       InputError: if a file is missing, cannot be read, or breaks a rule.
@@ -83,7 +77,7 @@ def read_files(
         "time": time_column,
         "split": split_column,
     }
-    if split not in (None, "given") and split_column is None:
+    if rules.get("split") not in (None, "given") and split_column is None:
         told["split"] = ""
     need = ["user", "item"] + ["rating"] * (min_rating is not None)
     logs = [_read(kind, path, told, need, min_rating) for path in paths]
@@ -99,12 +93,7 @@ def read_files(
     catalog = assemble(
         join(logs),
         name or paths[0].name.partition(".")[0],
-        core=core,
-        split=split,
-        ratios=ratios,
-        seed=seed,
-        duplicates=duplicates,
-        cold_users=cold_users,
+        **rules,
     )
     if known is not None:
         ids = item_ids(catalog)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neggen_jax.catalog import Catalog
-from neggen_jax.data.amazon.source import read_amazon
-from neggen_jax.data.bazaar import ATTRIBUTES, Bazaar, make
-from neggen_jax.data.diffmm import read_diffmm
-from neggen_jax.data.interactions import read_mmrec
-from neggen_jax.data.own_files import read_files
-from neggen_jax.data.tfds_source import read_tfds
+from neggen_jax.data.bazaar.make import ATTRIBUTES, Bazaar, make
+from neggen_jax.data.sources.amazon.source import read_amazon
+from neggen_jax.data.sources.assemble import Rules
+from neggen_jax.data.sources.diffmm import read_diffmm
+from neggen_jax.data.sources.mmrec import read_mmrec
+from neggen_jax.data.sources.own_files import read_files
+from neggen_jax.data.sources.tfds_source import read_tfds
 from neggen_jax.errors import InputError
 
 Input = str | os.PathLike[str] | None
@@ -116,11 +117,13 @@ def _bazaar(input: Input, partial: Path, options: Options) -> Made:
 
 def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the keywords that a person may give."""
-    return tuple(
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "scratch"
-    )
+    names: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            names += Rules.__annotations__
+        elif parameter.kind is parameter.KEYWORD_ONLY and name != "scratch":
+            names.append(name)
+    return tuple(names)
 
 
 SOURCES = {

@@ -1,0 +1,1 @@
+"""A synthetic catalogue whose causes are known; `make.py` makes it."""
