@@ -12,6 +12,7 @@ from sampled import BATCH, COUNT, draw, keys, pairs, tables
 
 from neggen_jax import losses
 from neggen_jax.data.inputs import Needs, build
+from neggen_jax.losses import logits
 from neggen_jax.negatives import InBatch, WholeBatch
 from neggen_jax.negatives.in_batch import rarity
 
@@ -148,7 +149,7 @@ def test_chunks_change_nothing_and_hold_no_square(catalog, monkeypatch):
     given = encoded.users, encoded.items
     want = jax.value_and_grad(loss, (0, 1))(*given)
     for room in (BATCH * BATCH // 3, 1):
-        monkeypatch.setattr(losses, "_LOGITS", room)
+        monkeypatch.setattr(logits, "LIMIT", room)
         text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(*given))
         assert f"f32[{BATCH},{BATCH}]" not in text
         got = jax.value_and_grad(loss, (0, 1))(*given)

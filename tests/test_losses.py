@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from neggen_jax import losses
 from neggen_jax.errors import InputError
+from neggen_jax.losses import logits
 from neggen_jax.models.causal import Effect
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives.source import Negatives, Shared
@@ -264,7 +265,7 @@ def test_infonce_by_chunks_is_the_same(problem, temperature, monkeypatch):
 
     want = jax.value_and_grad(loss)(encoded.views)
     for room in (BATCH * BATCH // 3, 1):
-        monkeypatch.setattr(losses, "_LOGITS", room)
+        monkeypatch.setattr(logits, "LIMIT", room)
         text = str(jax.make_jaxpr(loss)(encoded.views))
         assert f"f32[{BATCH},{BATCH}]" not in text
         got = jax.value_and_grad(loss)(encoded.views)
