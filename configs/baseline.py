@@ -77,7 +77,7 @@ _WITHOUT_NEGATIVES = {"bm3"}
 _LEARNING_RATES = {"mci": 4e-3, "mgcn": 4e-3, "smore": 4e-3}
 
 # The first is what an argument without an encoder stands for.
-_ENCODERS = {
+ENCODERS = {
     "lightgcn": {"layers": 2},
     "mf": {},
     "vbpr": {},
@@ -114,7 +114,7 @@ _ENCODERS = {
 
 
 # How negatives are drawn -> the source.
-_SAMPLERS = {
+SAMPLERS = {
     "uniform": {"name": "uniform", "count": 1},
     "popularity": {"name": "popularity", "count": 1, "exponent": 0.75},
     "dns": {"name": "dns", "count": 1, "candidates": 8},
@@ -160,17 +160,17 @@ _SAMPLERS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     encoder, sampler, options = words(
-        argument, _ENCODERS, _SAMPLERS, options=("smoke",)
+        argument, ENCODERS, SAMPLERS, options=("smoke",)
     )
     config = base()
-    config.encoder = {"name": encoder, "dim": 64, **_ENCODERS[encoder]}
+    config.encoder = {"name": encoder, "dim": 64, **ENCODERS[encoder]}
     config.losses.update(_LOSSES[encoder])
     if encoder in _LEARNING_RATES:
         config.optimizer.learning_rate = _LEARNING_RATES[encoder]
-    config.negatives.sampled = _SAMPLERS[sampler]
+    config.negatives.sampled = SAMPLERS[sampler]
     if encoder in _WITHOUT_NEGATIVES:
         config.losses.l2.source = ""
-        if not {*_SAMPLERS}.intersection(argument.split(",")):
+        if not {*SAMPLERS}.intersection(argument.split(",")):
             del config.negatives.sampled, config.losses.bpr
     if sampler == "softmax":
         del config.losses.bpr

@@ -31,23 +31,15 @@ plots/negatives_generated.png tells whether hardness rises with the level.
 """
 
 import pathlib
+import runpy
 
 from ml_collections import ConfigDict
 
 from neggen_jax.config import load, words
 from neggen_jax.errors import InputError
 
-# The first is what an argument without an encoder stands for.
-_ENCODERS = (
-    "mci",
-    "lightgcn",
-    "mf",
-    "vbpr",
-    "freedom",
-    "bm3",
-    "mgcn",
-    "smore",
-)
+_BASELINE = str(pathlib.Path(__file__).with_name("baseline.py"))
+_KNOWN = runpy.run_path(_BASELINE)
 
 # Ablation -> what it changes in the source.
 _ABLATIONS = {
@@ -61,32 +53,16 @@ _ABLATIONS = {
 }
 
 
-# The sampled negatives beside them; see configs/baseline.py, which knows what
-# an encoder takes if none are named.
-_SAMPLERS = (
-    "",
-    "uniform",
-    "popularity",
-    "dns",
-    "dns_mn",
-    "ahns",
-    "mixgcf",
-    "dens",
-    "in_batch",
-    "softmax",
-)
-
-
 def get_config(argument: str = "") -> ConfigDict:
     encoder, ablation, sampler, options = words(
         argument,
-        _ENCODERS,
+        ("", *_KNOWN["ENCODERS"]),
         _ABLATIONS,
-        _SAMPLERS,
+        # None, for what the encoder takes by itself.
+        ("", *_KNOWN["SAMPLERS"]),
         options=("bank", "smoke"),
     )
-    baseline = pathlib.Path(__file__).with_name("baseline.py")
-    config = load(f"{baseline}:{encoder},{sampler}")
+    config = load(f"{_BASELINE}:{encoder or 'mci'},{sampler}")
     config.unlock()
     source = {
         "name": "diffusion",

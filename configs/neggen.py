@@ -33,22 +33,14 @@ watch is valid/recall@20.
 """
 
 import pathlib
+import runpy
 
 from ml_collections import ConfigDict
 
 from neggen_jax.config import load, words
 
-# The first is what an argument without an encoder stands for.
-_ENCODERS = (
-    "lightgcn",
-    "mf",
-    "vbpr",
-    "freedom",
-    "mci",
-    "bm3",
-    "mgcn",
-    "smore",
-)
+_HERE = pathlib.Path(__file__).parent
+_KNOWN = runpy.run_path(str(_HERE / "baseline.py"))
 
 # Ablation -> what it changes in the source.
 _ABLATIONS = {
@@ -64,34 +56,18 @@ _ABLATIONS = {
 }
 
 
-# The sampled negatives beside them; see configs/baseline.py, which knows what
-# an encoder takes if none are named.
-_SAMPLERS = (
-    "",
-    "uniform",
-    "popularity",
-    "dns",
-    "dns_mn",
-    "ahns",
-    "mixgcf",
-    "dens",
-    "in_batch",
-    "softmax",
-)
-
-
 def get_config(argument: str = "") -> ConfigDict:
     encoder, ablation, sampler, together, options = words(
         argument,
-        _ENCODERS,
+        _KNOWN["ENCODERS"],
         _ABLATIONS,
-        _SAMPLERS,
+        # None, for what the encoder takes by itself.
+        ("", *_KNOWN["SAMPLERS"]),
         ("alone", "gdnsm", "conditioned"),
         options=("smoke",),
     )
-    here = pathlib.Path(__file__)
     base = "baseline" if together == "alone" else "gdnsm"
-    config = load(f"{here.with_name(base + '.py')}:{encoder},{sampler}")
+    config = load(f"{_HERE / base}.py:{encoder},{sampler}")
     config.unlock()
     wanted = config.data.counterfactuals
     wanted.name = "random" if ablation == "random" else "attributes"
