@@ -8,7 +8,7 @@ from conftest import ITEMS, USERS
 from recommending import opened, own_items
 
 from neggen_jax.adjacency import Adjacency
-from neggen_jax.recommend import folding
+from neggen_jax.recommend import folding, ridge
 from neggen_jax.recommend.asked import Asked
 from neggen_jax.recommend.folding import Folding, joined
 from neggen_jax.recommend.lists import Lister
@@ -64,8 +64,8 @@ def test_the_rest_is_a_ridge_regression(encoder):
         ]
     )
     given = np.pad(means, ((0, 0), (0, 1)), constant_values=1)
-    ridge = folding.RIDGE * np.eye(given.shape[1])
-    want = np.linalg.solve(given.T @ given + ridge, given.T @ rest)
+    penalty = ridge.STRENGTH * np.eye(given.shape[1])
+    want = np.linalg.solve(given.T @ given + penalty, given.T @ rest)
     np.testing.assert_allclose(learned.matrix, want[:-1], atol=1e-4)
     np.testing.assert_allclose(learned.constant, want[-1], atol=1e-4)
 

@@ -15,6 +15,7 @@ from neggen_jax.catalog import Features
 from neggen_jax.data import new_items
 from neggen_jax.data.features import extract
 from neggen_jax.errors import InputError
+from neggen_jax.recommend import cold, ridge
 from neggen_jax.recommend.asked import Asked
 from neggen_jax.recommend.lists import Lister
 from neggen_jax.recommend.trained import with_new
@@ -56,22 +57,17 @@ def appended(features: Features, rows: np.ndarray) -> Features:
     return Features(values, values.any(axis=1))
 
 
-def added(trained, file):
-    found = with_new(trained, file)
-    assert found.num_items == ITEMS + NEW
-    np.testing.assert_array_equal(
-        found.item_vectors[:ITEMS], trained.item_vectors
-    )
-    return found, found.item_vectors[ITEMS:]
+def by_content(trained, vectors, rows=None):
+    return cold.by_content(trained.run, trained.params, vectors, rows)
 
 
-def test_vbpr_projects_their_content(file, vectors):
+def test_vbpr_projects_their_content(vectors):
     trained = opened("vbpr")
-    _, cold = added(trained, file)
-    dim = cold.shape[1] // 2
-    assert not cold[:, :dim].any()
+    found = by_content(trained, vectors)
+    dim = found.shape[1] // 2
+    assert not found[:, :dim].any()
     np.testing.assert_allclose(
-        cold[2, dim:], trained.item_vectors[4, dim:], atol=1e-5
+        found[2, dim:], trained.item_vectors[4, dim:], atol=1e-5
     )
     params = jax.device_get(trained.params["encoder"]["projection"])
     sides = []
@@ -82,12 +78,12 @@ def test_vbpr_projects_their_content(file, vectors):
         scale = np.sqrt(np.square(there - there.mean(axis=0)).mean())
         sides.append(centred / scale * vectors[name].any(axis=1)[:, None])
     want = np.hstack(sides) @ params["kernel"] + params["bias"]
-    np.testing.assert_allclose(cold[:, dim:], want, atol=1e-4)
+    np.testing.assert_allclose(found[:, dim:], want, atol=1e-4)
 
 
-def test_freedom_is_as_if_the_graph_had_them(file, vectors):
+def test_freedom_is_as_if_the_graph_had_them(vectors):
     trained = opened("freedom")
-    _, cold = added(trained, file)
+    found = by_content(trained, vectors)
     ego = jax.device_get(trained.params["encoder"]["items"])[:ITEMS]
     ego = np.concatenate([ego, np.zeros((NEW, ego.shape[1]))])
     want = np.zeros_like(ego[:NEW])
@@ -98,12 +94,12 @@ def test_freedom_is_as_if_the_graph_had_them(file, vectors):
             features = appended(trained.run.catalog.features[name], one)
             near = dense.nearest_items(features, 10, "binary")
             want[row] += weight * (near[-1] @ ego[: ITEMS + 1])
-    np.testing.assert_allclose(cold, want, atol=1e-5)
+    np.testing.assert_allclose(found, want, atol=1e-5)
 
 
-def test_mci_is_near_what_is_like_it(file, vectors):
+def test_mci_is_near_what_is_like_it(vectors):
     trained = opened("mci")
-    _, cold = added(trained, file)
+    found = by_content(trained, vectors)
     ego = jax.device_get(trained.params["encoder"]["items"])[:ITEMS]
     want = np.zeros((NEW, ego.shape[1]))
     for name, weight in (("text", 0.9), ("image", 0.1)):
@@ -124,19 +120,66 @@ def test_mci_is_near_what_is_like_it(file, vectors):
             kept = np.maximum(like[best], 0)
             scale = np.sqrt((1 + kept.sum()) * rows[best])
             want[row] += weight * (kept / scale) @ ego[best]
-    np.testing.assert_allclose(cold, want, atol=1e-5)
+    np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["freedom", "mci"])
+def test_known_items_seen_as_new_are_not_near_themselves(encoder):
+    trained = opened(encoder)
+    catalog = trained.run.catalog
+    rows = np.array([2, 5, 8, 31])
+    vectors = {n: catalog.features[n].values[rows] for n in WIDTHS}
+    found = by_content(trained, vectors, rows)
+    ego = jax.device_get(trained.params["encoder"]["items"])
+    changed = jax.tree.map(lambda x: x, trained.params)
+    for place, row in enumerate(rows):
+        # Its own embedding is no part of what it is taken for.
+        changed["encoder"]["items"] = jax.numpy.asarray(ego).at[row].set(9.0)
+        again = by_content(
+            dataclasses.replace(trained, params=changed), vectors, rows
+        )
+        np.testing.assert_array_equal(again[place], found[place])
+        assert np.isfinite(found[place]).all()
+    # As a new one it would have been its own nearest.
+    assert np.abs(by_content(trained, vectors) - found).max() > 1e-3
+
+
+@pytest.mark.parametrize("encoder", ["freedom", "mci", "vbpr"])
+def test_what_content_does_not_tell_is_a_ridge_regression(encoder, vectors):
+    trained = opened(encoder)
+    catalog = trained.run.catalog
+    # Whom nobody has in train teaches nothing, nor does one without content.
+    there = catalog.popularity() > 0
+    there &= np.any([catalog.features[n].present for n in WIDTHS], axis=0)
+    rows = np.flatnonzero(there)
+    assert len(rows) < ITEMS
+    known = {n: catalog.features[n].values[rows] for n in WIDTHS}
+    as_new = by_content(trained, known, rows).astype(np.float64)
+    given = np.pad(as_new, ((0, 0), (0, 1)), constant_values=1)
+    penalty = ridge.STRENGTH * np.eye(given.shape[1])
+    rest = np.asarray(trained.items, np.float64)[rows] - as_new
+    learned = np.linalg.solve(given.T @ given + penalty, given.T @ rest)
+    new = by_content(trained, vectors).astype(np.float64)
+    want = new + np.pad(new, ((0, 0), (0, 1)), constant_values=1) @ learned
+    found = cold.embed(trained.run, trained.params, trained.items, vectors)
+    np.testing.assert_allclose(found, want, atol=1e-3)
 
 
 def test_they_are_ranked_with_the_others(file):
     trained = opened("freedom")
-    found, cold = added(trained, file)
+    found = with_new(trained, file)
+    assert found.num_items == ITEMS + NEW
+    vectors = found.item_vectors
+    np.testing.assert_array_equal(vectors[:ITEMS], trained.item_vectors)
     lister = Lister(found.run, found.users, found.items, found.num_items, k=44)
     ((lists,), own) = lister([Asked("u3", 3)]), 44 - ITEMS
     assert own == NEW
     assert {*range(ITEMS, ITEMS + NEW)} <= {*lists.items[0]}
     user = np.asarray(trained.users)[3]
     at = [*lists.items[0]].index(ITEMS + 1)
-    assert lists.scores[0, at] == pytest.approx(user @ cold[1], abs=1e-5)
+    assert lists.scores[0, at] == pytest.approx(
+        user @ vectors[ITEMS + 1], abs=1e-5
+    )
     assert found.item_names[ITEMS + 1] == "n1"
     assert found.item_names.row("n2") == ITEMS + 2
     assert found.titles[ITEMS:] == ["New", "", "New"]

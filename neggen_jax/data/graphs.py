@@ -111,6 +111,7 @@ def near_known(
     neighbours: int,
     values: str,
     partition: Partition,
+    rows: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `nearest_items` for items that are not in the catalogue.
 
@@ -123,6 +124,8 @@ def near_known(
       neighbours: k.
       values: see `nearest_items`.
       partition: devices that search.
+      rows: which items of the catalogue they are, if they only are to be seen
+        as new ones: none is its own neighbour then.
 
     Returns:
       Items int32 and weights float32, `[n, k - 1]` each; a weight is 0 where
@@ -130,14 +133,24 @@ def near_known(
     """
     present = np.flatnonzero(features.present)
     here = np.flatnonzero(vectors.any(axis=1))
-    k = min(neighbours - 1, len(present))
+    k = min(neighbours - 1, len(present) - (rows is not None))
     items = np.zeros((len(vectors), k), np.int32)
     weights = np.zeros((len(vectors), k), np.float32)
     if not k or not len(here):
         return items, weights
     similarity, found = _search(
-        features.values, present, k, partition, vectors[here]
+        features.values,
+        present,
+        k + (rows is not None),
+        partition,
+        vectors[here],
     )
+    if rows is not None:
+        own = present[found] == rows[here, None]
+        # Alike items may have left it no place among them.
+        own[:, -1] |= ~own.any(axis=1)
+        similarity = similarity[~own].reshape(-1, k)
+        found = found[~own].reshape(-1, k)
     similarity = similarity.astype(np.float64)
     if values == "binary":
         similarity = np.ones_like(similarity)
@@ -146,9 +159,9 @@ def near_known(
         similarity = np.maximum(similarity, 0)
         known, _ = _search(features.values, present, neighbours, partition)
         total = np.maximum(known, 0, dtype=np.float64).sum(axis=1)
-    own = 1 + similarity.sum(axis=1, keepdims=True)
+    sums = 1 + similarity.sum(axis=1, keepdims=True)
     items[here] = present[found]
-    weights[here] = similarity / np.sqrt(own * total[found])
+    weights[here] = similarity / np.sqrt(sums * total[found])
     return items, weights
 
 

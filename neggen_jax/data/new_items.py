@@ -63,6 +63,7 @@ def place(
     needs: Needs,
     vectors: Mapping[str, np.ndarray],
     partition: Partition,
+    rows: np.ndarray | None = None,
 ) -> NewItems:
     """Makes what an encoder needs of new items.
 
@@ -72,6 +73,7 @@ def place(
       vectors: modality -> float32 `[n, f]`, as the catalogue's; a zero row
         is an item without.
       partition: devices that search for neighbours.
+      rows: which known items they are, if known ones are to be seen as new.
     """
     features, near = {}, {}
     if needs.features:
@@ -89,6 +91,7 @@ def place(
                 graph.neighbours,
                 graph.values,
                 partition,
+                rows,
             )
         if graph.fuse is not None:
             shares = graphs.shares(near, graph.fuse)

@@ -30,12 +30,11 @@ import scipy.sparse
 from neggen_jax import evaluate, metrics
 from neggen_jax.adjacency import Adjacency
 from neggen_jax.balance import metric
+from neggen_jax.recommend.ridge import Ridge
 from neggen_jax.run import Run
 
 # Users that a regression learns from, and those it is given at a time.
 _SAMPLE, _BLOCK = 2**17, 2**13
-# Of the ridge: as much as so many users say.
-RIDGE = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,20 +101,15 @@ def learn(
         drawn = np.random.default_rng(run.config.seed).permutation(len(among))
         among = np.sort(among[drawn[:_SAMPLE]])
     width = vectors.shape[1]
-    square = RIDGE * np.eye(width + 1)
-    product = np.zeros((width + 1, width))
+    ridge = Ridge(width, width)
     for start in range(0, len(among), _BLOCK):
         rows = among[start : start + _BLOCK]
         part = histories_of(histories, rows)
         wanted = np.asarray(users[jnp.asarray(rows)], np.float64)
         if handed is not None:
             wanted -= _received(part, handed)
-        given = np.pad(_means(part, vectors), ((0, 0), (0, 1)))
-        given[:, -1] = 1
-        square += given.T @ given
-        product += given.T @ wanted
-    solved = np.linalg.solve(square, product).astype(np.float32)
-    return Folding(vectors, handed, solved[:-1], solved[-1])
+        ridge.add(_means(part, vectors), wanted)
+    return Folding(vectors, handed, *ridge.solve())
 
 
 def histories_of(known: Adjacency, rows: np.ndarray) -> Adjacency:

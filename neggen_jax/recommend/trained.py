@@ -23,6 +23,7 @@ from neggen_jax.data import inputs, new_items, store
 from neggen_jax.data.items import read_new
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoder
+from neggen_jax.recommend import cold
 from neggen_jax.recommend.asked import Names
 from neggen_jax.recommend.folding import Folding, learn
 from neggen_jax.run import Run, reopen
@@ -145,12 +146,11 @@ def with_new(
             expected=f"content or vectors of {' or '.join(names)}",
             fix="add it, or leave these items out",
         )
-    placed = new_items.place(catalog, needs, vectors, run.partition)
-    cold = jax.jit(encoder.cold)(trained.params["encoder"], run.inputs, placed)
-    if cold is None:
+    new_rows = cold.embed(run, trained.params, trained.items, vectors)
+    if new_rows is None:
         raise _not_by_content(run)
     known = trained.items[: catalog.num_items]
-    items = jnp.concatenate([known, cold.astype(known.dtype)])
+    items = jnp.concatenate([known, new_rows.astype(known.dtype)])
     ids = [trained.item_names[row] for row in range(catalog.num_items)]
     titles = trained.titles or [""] * catalog.num_items
     return dataclasses.replace(
