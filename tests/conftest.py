@@ -5,7 +5,10 @@ import pathlib
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import compiling
 
 # Before anything imports jax.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,9 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        # Programs here are small, and take longer to compile than to run.
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
+        *compiling.QUICKLY,
     ]
 ).strip()
 # See `command._make_threads`.
@@ -48,6 +49,18 @@ hypothesis.settings.load_profile("tests")
 
 # data x model. Neither size of the catalogue below divides by 2 or by 8.
 MESHES = ((1, 1), (8, 1), (4, 2), (1, 8))
+
+
+def some(cases: Iterable[Any], *quick: Any) -> list[Any]:
+    """Values of a parameter; with those not named, a test is slow."""
+    return [
+        pytest.param(case, marks=() if case in quick else pytest.mark.slow)
+        for case in cases
+    ]
+
+
+# Two axes at once tell the most; one at a time costs as much.
+SOME_MESHES = some(MESHES, (1, 1), (4, 2))
 USERS, ITEMS = 61, 41
 # Items that lack one modality or both, and items that nobody has in train.
 ABSENT = {"text": (5, 17), "image": (5, 8, 30)}
@@ -72,7 +85,9 @@ def eight() -> Partition:
 
 
 @pytest.fixture(
-    scope="session", params=MESHES, ids=lambda mesh: "x".join(map(str, mesh))
+    scope="session",
+    params=SOME_MESHES,
+    ids=lambda mesh: "x".join(map(str, mesh)),
 )
 def partition(request: pytest.FixtureRequest) -> Partition:
     """Each of the meshes, in turn."""

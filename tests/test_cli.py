@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import some
 from training import digests
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -109,7 +110,7 @@ def test_refuses_to_evaluate_nothing(tmp_path):
         ("def get_config(): return 3", "AttributeError"),
     ],
 )
-@pytest.mark.parametrize("override", [(), ("--config.seed=1",)])
+@pytest.mark.parametrize("override", some([(), ("--config.seed=1",)], ()))
 def test_refuses_config_files_that_give_none(tmp_path, text, message, override):
     file = tmp_path / "config.py"
     file.write_text(text + "\n")
@@ -138,7 +139,12 @@ NAMED = "--workdir=unused"
             (MF, NAMED, "--config.optimiser.learning_rate=1"),
             "did you mean 'optimizer.learning_rate'?",
         ),
-        ("train", (MF, NAMED, "--config.sead=1"), "did you mean 'seed'?"),
+        pytest.param(
+            "train",
+            (MF, NAMED, "--config.sead=1"),
+            "did you mean 'seed'?",
+            marks=pytest.mark.slow,
+        ),
         (
             "train",
             (MF, NAMED, "--config.encoder.layers=3"),
@@ -155,7 +161,12 @@ NAMED = "--workdir=unused"
             (MF, NAMED, "--config.train.epochs=1.5"),
             "--config.train.epochs=1.5: invalid literal",
         ),
-        ("train", (MF, NAMED, "--config.encoder=3"), "is not a dict"),
+        pytest.param(
+            "train",
+            (MF, NAMED, "--config.encoder=3"),
+            "is not a dict",
+            marks=pytest.mark.slow,
+        ),
         # Config files.
         (
             "train",
@@ -173,10 +184,25 @@ NAMED = "--workdir=unused"
             "no such config file",
         ),
         # Flags.
-        ("train", (MF,), "--workdir must have a value"),
-        ("train", (NAMED,), "--config must have a value"),
+        pytest.param(
+            "train",
+            (MF,),
+            "--workdir must have a value",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "train",
+            (NAMED,),
+            "--config must have a value",
+            marks=pytest.mark.slow,
+        ),
         ("train", (MF, NAMED, "--wokdir=x"), "flag 'wokdir'"),
-        ("evaluate", (), "--workdir must have a value"),
+        pytest.param(
+            "evaluate",
+            (),
+            "--workdir must have a value",
+            marks=pytest.mark.slow,
+        ),
         ("evaluate", (NAMED, "--split=tset"), "<valid|test>"),
         ("benchmark", ("--epochs=many",), "--epochs=many"),
     ],

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_catalog
+from conftest import make_catalog, some
 from generated import LEAST, QUICK
 from rewritten import make_neggen, make_rewritten
 from training import BASELINE, make_config, small
@@ -64,7 +64,7 @@ def assert_same_losses(argument, lines) -> None:
         ), name
 
 
-@pytest.mark.parametrize("argument", EXPERIMENTS)
+@pytest.mark.parametrize("argument", some(EXPERIMENTS, "vbpr,dens", "smore"))
 def test_trains_an_epoch(argument, tmp_path):
     results, lines = train_one_epoch(argument, EXPERIMENTS[argument], tmp_path)
     assert lines[0]["step"] == 3
@@ -113,6 +113,7 @@ def test_words_for_samplers_are_those_of_the_baseline(file):
     assert len(config.negatives) == 2
 
 
+@pytest.mark.slow
 def test_a_sampler_beside_both_kinds_of_generated_negatives():
     """DENS, NegGen and GDNSM learn in one step, each from its own loss."""
     config = make_neggen("mf,gdnsm,dens")

@@ -159,6 +159,7 @@ def test_ranks_by_embedding_plus_effect(run, state, feed):
     assert np.abs(STRENGTH * effect).max() > 0.1
 
 
+@pytest.mark.slow
 def test_feeds_train_alike(tmp_path):
     """From tables, and in batches that tf.data has formed."""
     found = []
@@ -180,7 +181,11 @@ def test_feeds_train_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "feed"), [((8, 1), "batches"), ((1, 8), "tables")]
+    ("mesh", "feed"),
+    [
+        pytest.param((8, 1), "batches", marks=pytest.mark.slow),
+        ((1, 8), "tables"),
+    ],
 )
 def test_a_step_is_the_same_on_every_mesh(run, state, mesh, feed):
     batch = first_batch(run)
@@ -227,7 +232,7 @@ def test_shuffled_effects_are_those_of_others(run):
     "argument",
     [
         pytest.param("vbpr,text", marks=pytest.mark.slow),
-        "mf,shuffled",
+        pytest.param("mf,shuffled", marks=pytest.mark.slow),
         pytest.param("mci,conditioned", marks=pytest.mark.slow),
         "lightgcn,published",
     ],

@@ -626,6 +626,7 @@ def test_guidance_moves_further_along(toy):
             assert along(means, part, n) == pytest.approx(far, abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("toy", ["x0"], indirect=True)
 def test_one_step_moves_as_far_as_the_scale(toy):
     """x_T says nothing of x_0, and a mean given conditions is a sum."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import ABSENT, MESHES, make_catalog
+from conftest import ABSENT, MESHES, make_catalog, some
 from generated import LEAST, QUICK, start, with_generated
 from training import numbers
 
@@ -56,7 +56,7 @@ def with_features(it, name, rows, change):
 # Two trainings in one step
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", some(ENCODERS, "lightgcn", "vbpr"))
 def test_neither_trains_the_other(encoder):
     """With any encoder; that of VBPR has vectors of another width."""
     it = small(encoder, **LEAST)

@@ -86,7 +86,11 @@ def wanted(catalog, layers, share):
 
 @pytest.mark.parametrize(
     ("mesh", "epoch", "share"),
-    [((1, 1), 2.0, 0.4), ((4, 2), 2.0, 0.4), ((1, 1), 50.0, 0.8)],
+    [
+        pytest.param((1, 1), 2.0, 0.4, marks=pytest.mark.slow),
+        ((4, 2), 2.0, 0.4),
+        pytest.param((1, 1), 50.0, 0.8, marks=pytest.mark.slow),
+    ],
 )
 def test_choice_and_contrast(catalog, mesh, epoch, share):
     source = DENS(**SIZE, warmup=4.0, relevance=0.8, weight=0.5)

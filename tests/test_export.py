@@ -322,6 +322,7 @@ def test_recall_of_an_index_counts_places_not_order(tmp_path):
         assert found["recall"] == want
 
 
+@pytest.mark.slow
 def test_a_bucket_is_written_like_a_directory(workdir, exported, tmp_path):
     _, about = exported
     with GcsServer("bucket") as server:

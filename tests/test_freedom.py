@@ -9,7 +9,7 @@ import dense
 import jax
 import numpy as np
 import pytest
-from conftest import MESHES, on_mesh
+from conftest import MESHES, on_mesh, some
 from scipy import stats
 
 from neggen_jax.data.inputs import Needs, build, sizes, union
@@ -34,7 +34,7 @@ def pruner(catalog, data=1, model=1, dropout=0.8):
     return dense_pruned
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize("mesh", some(MESHES, (4, 2)), ids=str)
 def test_pruning_keeps_that_many_edges_normalised_anew(catalog, mesh):
     prune = pruner(catalog, *mesh)
     matrix, other = prune(5), prune(6)

@@ -127,6 +127,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_the_search_makes_no_array_of_items_by_items():
     """Measured in a process of its own: a peak never goes down again."""
     output = subprocess.run(

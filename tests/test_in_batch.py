@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sampled
-from conftest import MESHES, on_mesh
+from conftest import SOME_MESHES, on_mesh
 from sampled import BATCH, COUNT, draw, keys, pairs, tables
 
 from neggen_jax import losses
@@ -70,7 +70,7 @@ def test_uniform_negatives_are_what_they_stand_for(catalog):
     np.testing.assert_allclose(got, values[popularity > 0].mean(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", SOME_MESHES)
 def test_draws_and_masks_do_not_depend_on_the_mesh(catalog, mesh):
     """Of the global batch: no device has negatives of its own."""
     for source in (InBatch(COUNT), WholeBatch()):

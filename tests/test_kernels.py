@@ -104,6 +104,7 @@ def test_a_bad_file_is_told(tmp_path, text):
         kernels.read_accepted(path, "demo")
 
 
+@pytest.mark.slow
 def test_a_slower_kernel_fails_the_benchmark(tmp_path):
     path = tmp_path / "kernels.json"
     # Whatever else this machine is doing, only one of them is told.

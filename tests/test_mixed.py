@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import sampled
-from conftest import on_mesh
+from conftest import on_mesh, some
 from sampled import BATCH, CANDIDATES, COUNT, draw, keys, pairs, tables
 
 from neggen_jax.data.inputs import Needs, build
@@ -35,7 +35,7 @@ def wanted(catalog, layers, most=1.0):
     return chosen, np.mean(mixed, axis=0)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1), (4, 2)])
+@pytest.mark.parametrize("mesh", some([(1, 1), (4, 2)], (4, 2)))
 def test_mixed_and_chosen_in_each_layer(catalog, mesh):
     made = draw(catalog, MixGCF(**SIZE), mesh, layers=LAYERS)
     chosen, vectors = wanted(catalog, tables(catalog, LAYERS))

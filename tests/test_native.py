@@ -106,8 +106,10 @@ def test_what_others_may_write_is_not_run(tmp_path):
     ("change", "said"),
     [
         ({}, "none"),
-        ({"XDG_CACHE_HOME": "not/absolute"}, "none"),
-        ({"NEGGEN_NATIVE": "0"}, ""),
+        pytest.param(
+            {"XDG_CACHE_HOME": "not/absolute"}, "none", marks=pytest.mark.slow
+        ),
+        pytest.param({"NEGGEN_NATIVE": "0"}, "", marks=pytest.mark.slow),
     ],
 )
 def test_without_kernels_xla_ranks(tmp_path, change, said):
@@ -136,6 +138,7 @@ def test_without_kernels_xla_ranks(tmp_path, change, said):
     assert said in done.stderr
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_several_processes_compile_at_once(tmp_path, monkeypatch):
     # As on a machine's first run of several processes: none is done before

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ITEMS, USERS, make_catalog
+from conftest import ITEMS, USERS, make_catalog, some
 from test_cli import ROOT, call, refused
 from training import make_config, make_run
 
@@ -39,7 +39,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(aot, "have_libtpu", lambda: False)
 
 
-@pytest.mark.parametrize("argument", ["lightgcn", "mci"])
+@pytest.mark.parametrize("argument", some(["lightgcn", "mci"], "mci"))
 def test_the_program_planned_is_the_program_that_trains(argument, on_cpu):
     """On one device, where there is no skew, to the last byte.
 
@@ -100,6 +100,7 @@ def test_sources_are_planned_with_what_they_read(on_cpu):
     assert made.held["counterfactuals"] == table + moments
 
 
+@pytest.mark.slow
 def test_what_would_make_it_fit_is_tried(on_cpu):
     case = small_case("mf", model=1)
     case = plan.dataclasses.replace(
@@ -138,6 +139,7 @@ def test_hosts_are_noted(on_cpu):
     assert "note: " in plan_report.text(made, [])
 
 
+@pytest.mark.slow
 def test_vectors_that_all_send_to_all_are_counted_by_the_links(on_cpu):
     case = small_case(mesh__exchange="pull", mesh__tables="all")
     made = plan.make(case)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import compiling
 import pytest
 from test_resume import compare, log, saved
 from training import fill
@@ -36,7 +37,7 @@ def start(data, workdir, *flags, processes=2, devices=4, epochs=EPOCHS):
     """Starts the processes, in a session of their own."""
     # Who waits in vain should not do so for ten minutes.
     environment = {**os.environ, "NEGGEN_PATIENCE": "60"}
-    environment.pop("XLA_FLAGS", None)
+    environment["XLA_FLAGS"] = " ".join(compiling.QUICKLY)
     return subprocess.Popen(
         [
             "launch/local_multiprocess.sh",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_catalog, on_mesh
+from conftest import make_catalog, on_mesh, some
 from training import make_config, make_run
 
 from neggen_jax.data.inputs import build, sizes
@@ -38,9 +38,7 @@ def one():
     return on_mesh(1, 1)
 
 
-@pytest.mark.parametrize(
-    "name", ["vbpr", pytest.param("freedom", marks=pytest.mark.slow), "bm3"]
-)
+@pytest.mark.parametrize("name", some(["vbpr", "freedom", "bm3"], "bm3"))
 def test_rows_are_those_of_the_whole_table(name, catalog, one):
     module = ENCODERS[name](sizes(catalog, one), dim=DIM)
     inputs = build(catalog, module.needs(), one)
@@ -61,13 +59,13 @@ def test_rows_are_those_of_the_whole_table(name, catalog, one):
     rows, few = read(variables, False)
     again, tables = read(variables, True)
     assert any(map(lazy, few))
-    for some, same, table, one_table in zip(
+    for part, same, table, one_table in zip(
         rows, again, tables, few, strict=True
     ):
-        assert table.shape == one_table.shape == (len(table), some.shape[-1])
+        assert table.shape == one_table.shape == (len(table), part.shape[-1])
         assert len(one_table) == len(table)
         assert table.dtype == one_table.dtype
-        np.testing.assert_allclose(some, same, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(part, same, rtol=0, atol=1e-5)
     gradients = [jax.grad(loss)(variables, whole) for whole in (False, True)]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4),
@@ -108,8 +106,8 @@ def test_rows_are_taken_once_in_a_loss(catalog, one):
     ("argument", "file"),
     [
         ("vbpr", None),
-        ("vbpr,dns", None),
-        ("freedom", None),
+        pytest.param("vbpr,dns", None, marks=pytest.mark.slow),
+        pytest.param("freedom", None, marks=pytest.mark.slow),
         ("bm3", None),
         pytest.param("vbpr,no_schedule", GDNSM, marks=pytest.mark.slow),
     ],

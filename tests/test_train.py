@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_catalog
+from conftest import make_catalog, some
 from training import digests, fill, make_config, numbers
 
 from neggen_jax import run as runs
@@ -145,7 +145,10 @@ def test_a_longer_run_goes_on(copy, three):
     assert identity["config"]["train"]["epochs"] == 3
 
 
-@pytest.mark.parametrize("meshes", [((8, 1), (4, 2)), ((1, 8), (8, 1))])
+@pytest.mark.parametrize(
+    "meshes",
+    some([((8, 1), (4, 2)), ((1, 8), (8, 1))], ((1, 8), (8, 1))),
+)
 def test_goes_on_on_another_mesh(meshes, three, tmp_path):
     """Tables have other padding there; it comes, and it goes.
 

@@ -114,6 +114,7 @@ def test_features_are_kept_in_half_the_memory(change):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["vbpr", pytest.param("freedom", marks=pytest.mark.slow)]
 )
