@@ -286,9 +286,14 @@ def _values(given: Any, kind: type, where: str) -> Range | Choices:
     if whole and not found.log:
         found = dataclasses.replace(found, step=found.step or 1.0)
     numbers = found.low, found.high, found.step
-    steps = (found.high - found.low) / (found.step or 1)
+    finite = all(map(math.isfinite, numbers))
+    steps = finite and (found.high - found.low) / (found.step or 1)
     for fine, expected in (
-        (all(map(math.isfinite, numbers)), "finite numbers"),
+        (finite, "finite numbers"),
+        (
+            not whole or all(x == round(x) for x in numbers),
+            "integers, as the config has one there",
+        ),
         (found.low < found.high, "low below high"),
         (not found.log or found.low > 0, "low above 0, as log is true"),
         (not (found.log and given.get("step")), "a step, or log, not both"),
@@ -296,10 +301,6 @@ def _values(given: Any, kind: type, where: str) -> Range | Choices:
         (
             not found.step or abs(steps - round(steps)) < 1e-9,
             "high a whole number of steps above low",
-        ),
-        (
-            not whole or all(x == round(x) for x in numbers),
-            "integers, as the config has one there",
         ),
     ):
         if not fine:

@@ -110,8 +110,9 @@ class Study:
         known = self._study.get_trials(deepcopy=False)
         with warnings.catch_warnings():
             # The sampler of grids is "experimental".
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter(
+                "ignore", optuna.exceptions.ExperimentalWarning
+            )
             self._study.sampler = self._sampler(number)
         space = {
             key: _distribution(of) for key, of in self.search.space.items()
