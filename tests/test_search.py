@@ -350,6 +350,7 @@ pruner = "none"
 """
 
 
+@pytest.mark.slow
 def test_a_search_over_a_bazaar(bazaar, tmp_path):
     """One real trial; given again, the page alone."""
     (tmp_path / "search.toml").write_text(REAL.replace("SEEDS", ""))

@@ -41,7 +41,9 @@ def draw(
     rows = -(-len(keys) // _ROW)
     figure = blank(9, 3 + 2.5 * rows)
     figure.suptitle(title)
-    above, below = figure.subfigures(2, 1, height_ratios=[3, 2.5 * rows])
+    (above,), (below,) = figure.subfigures(
+        2, 1, height_ratios=[3, 2.5 * rows], squeeze=False
+    )
     left, right = above.subplots(1, 2)
     top = best(list(tried))[0]
     _history(left, tried, top, search.metric)
@@ -132,14 +134,11 @@ def _points(
         ("finished", "finished", "o", _OTHER),
         ("pruned", "pruned", "x", GREY),
     ):
-        chosen = [
-            (place, x.value)
-            for place, x in points
-            if x.state == state and x.value is not None
-        ]
-        if chosen:
+        shown = [(place, x) for place, x in points if x.state == state]
+        if shown:
             axes.scatter(
-                *zip(*chosen, strict=True),
+                [place for place, _ in shown],
+                [x.value or 0.0 for _, x in shown],
                 s=22,
                 marker=marker,
                 color=colour,
@@ -148,4 +147,6 @@ def _points(
             )
     for place, x in points:
         if x is top:
-            axes.plot(place, x.value, "o", color=_BEST, markersize=8, zorder=4)
+            axes.plot(
+                place, x.value or 0.0, "o", color=_BEST, markersize=8, zorder=4
+            )

@@ -217,11 +217,12 @@ class Watch:
         self._size = size
         key = f"valid/{self._config.train.metric}"
         log = read_metrics(self._path.parent)
-        for epoch, value in zip(*series(log, key, by="epoch"), strict=True):
+        for at, value in zip(*series(log, key, by="epoch"), strict=True):
+            epoch = int(at)
             if epoch in self._known:
                 continue
             self._known[epoch] = value
-            self._trial.report(value, int(epoch))
+            self._trial.report(value, epoch)
             # At its last epoch there is nothing left to save.
             last = epoch >= self._config.train.epochs
             if not last and self._trial.should_prune():
