@@ -56,11 +56,12 @@ def main(argv: list[str]) -> None:
         found = study.Study(search, output)
         wrong = study.run(found, data, output, trainer, _TRIALS.value, say)
         again = finals.make(search, data, output, found.tried)
-        if trials.TOLD not in wrong:
+        if study.done(found, _TRIALS.value):
             wrong += finals.run(again, trainer, output, say)
-        print(page.write(search, data, output, found, again))
-    for line in wrong:
-        print(f"not finished: {line}", file=sys.stderr)
+        for line in wrong:
+            print(f"not finished: {line}", file=sys.stderr)
+        if study.best(found.tried) or not wrong:
+            print(page.write(search, data, output, found, again))
     if wrong:
         sys.exit(1)
 

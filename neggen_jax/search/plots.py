@@ -59,6 +59,7 @@ def draw(
         share = importances.get(key)
         if share is not None:
             axes.set_title(f"importance {share:.2f}", fontsize=9, color=GREY)
+    panels[0, 0].set_ylabel(f"{search.metric} on valid")
     return figure
 
 
@@ -67,7 +68,7 @@ def _history(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    style(axes, "trial", f"best {metric} on valid")
+    style(axes, "trial", f"{metric} on valid")
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     done = [x for x in tried if x.state == "finished"]
@@ -81,7 +82,7 @@ def _history(
         label="best so far",
     )
     _points(axes, [(x.number, x) for x in tried], top)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="best")
 
 
 def _curves(
@@ -123,6 +124,11 @@ def _slice(
         return
     if of.log:
         axes.set_xscale("log")
+        edge = (of.high / of.low) ** 0.05
+        axes.set_xlim(of.low / edge, of.high * edge)
+    else:
+        edge = 0.05 * (of.high - of.low)
+        axes.set_xlim(of.low - edge, of.high + edge)
     _points(axes, [(float(x.params[key]), x) for x in known], top)
 
 

@@ -101,7 +101,7 @@ class Pruner:
       name: "median", if at an epoch its best is below the median of what
         others had there, or "none".
       startup: finished trials before the first may be ended.
-      warmup: epochs in which none is.
+      warmup: epoch before which none is.
     """
 
     name: str = "median"

@@ -297,6 +297,13 @@ def most(search: Search, total: int) -> int:
     return min(total, len(search.grid)) if grid else total
 
 
+def done(study: Study, total: int) -> bool:
+    """Whether all trials that are wanted have come to an end."""
+    tried = study.tried
+    ended = all(x.state != "begun" for x in tried)
+    return ended and len(tried) >= most(study.search, total)
+
+
 def make(
     search: Search,
     data: str,
