@@ -151,7 +151,7 @@ def _asked(search: Search) -> list[str]:
     )
     return [
         f"`{search.config}`, set for all: {settings}. A trial is worth its "
-        f"highest {search.metric} on valid; test was not read. Sampler "
+        f"highest {search.metric} on valid; test is read of no trial. Sampler "
         f"{sampler.name}, seed {sampler.seed}; {early}.",
         "",
         *(f"- `{key}`: {of}" for key, of in search.space.items()),
