@@ -35,10 +35,11 @@ $(VENV)/.env: requirements.txt pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements-ann.txt requirements-gcs.txt \
-		requirements-mllm.txt requirements-openai.txt $(VENV)/.env
+		requirements-mllm.txt requirements-openai.txt requirements-search.txt \
+		$(VENV)/.env
 	$(PIP) install --quiet -r requirements-dev.txt -r requirements-ann.txt \
 		-r requirements-gcs.txt -r requirements-mllm.txt \
-		-r requirements-openai.txt
+		-r requirements-openai.txt -r requirements-search.txt
 	touch $@
 
 clean:

@@ -37,18 +37,19 @@ _DRY = flags.DEFINE_bool("dry-run", False, "Tell what would be run, and end.")
 def main(argv: list[str]) -> None:
     """Calls the sweep."""
     del argv
-    from neggen_jax import sweep
+    from neggen_jax import sweep, trials
 
     wanted = sweep.read(_SWEEP.value)
     output = pathlib.Path(_OUTPUT.value)
     trainer = pathlib.Path(__file__).with_name("train.py")
-    trials = sweep.trials(wanted, _DATA.value, output)
+    made = sweep.make(wanted, _DATA.value, output)
     if _DRY.value:
-        print(sweep.plan(trials, trainer))
+        print(trials.plan(made, trainer))
         return
     say = functools.partial(print, flush=True)
-    wrong = sweep.run(trials, trainer, output, say)
-    text = sweep.page(wanted, trials)
+    with trials.claim(output):
+        wrong = trials.run(made, trainer, output, say)
+    text = sweep.page(wanted, made)
     path = pathlib.Path(_TABLE.value or output / "comparison.md")
     path.write_text(text)
     print(text)

@@ -15,6 +15,7 @@ from neggen_jax.catalog import Catalog
 from neggen_jax.config import flatten
 from neggen_jax.data import batches
 from neggen_jax.errors import InputError, nearest
+from neggen_jax.metrics import NAMES
 from neggen_jax.negatives import (
     SOURCES,
     difficulty,
@@ -25,8 +26,6 @@ from neggen_jax.negatives import (
 )
 from neggen_jax.negatives.diffusion import Diffusion
 from neggen_jax.partition import Partition
-
-_METRICS = ("recall", "ndcg", "precision", "map", "mrr", "hitrate")
 
 
 def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
@@ -53,7 +52,7 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
             f"be that of config.train.metric, {config.train.metric}",
         )
     _within("evaluate.cutoffs", 1, catalog.num_items, *(cutoffs or (0,)))
-    metrics = [f"{name}@{k}" for name in _METRICS for k in cutoffs]
+    metrics = [f"{name}@{k}" for name in NAMES for k in cutoffs]
     _one_of(train.metric, metrics, "train.metric")
     for key in (
         "batch_size",

@@ -28,6 +28,9 @@ from neggen_jax.intervals import bootstrap
 
 CUTOFFS = (5, 10, 20, 50)
 
+# What there is of each cut-off; see `accuracy`.
+NAMES = ("recall", "ndcg", "precision", "map", "mrr", "hitrate")
+
 # Deciles of popularity, least popular first, that make up the tail.
 TAIL = 8
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from launching import until
 
-from neggen_jax import sweep
+from neggen_jax import sweep, trials
 from neggen_jax.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def finish(trial, recall, name="results.json"):
 
 
 def test_what_would_run(file, tmp_path):
-    made = sweep.trials(sweep.read(file), "data", tmp_path)
+    made = sweep.make(sweep.read(file), "data", tmp_path)
     assert [trial.name for trial in made] == [
         *("mf-uniform-0", "mf-dns-0", "lightgcn-uniform-0", "lightgcn-dns-0"),
         *("mf-uniform-1", "mf-dns-1", "lightgcn-uniform-1", "lightgcn-dns-1"),
@@ -86,7 +86,7 @@ def test_what_would_run(file, tmp_path):
     assert last.config.data.path == "data"
     finish(made[0], np.ones(3))
     made[1].workdir.mkdir()
-    first, second, *rest, count = sweep.plan(made, "train.py").splitlines()
+    first, second, *rest, count = trials.plan(made, "train.py").splitlines()
     assert first == "finished  mf-uniform-0"
     assert second.startswith("begun     mf-dns-0  ")
     assert all(line.startswith("new ") for line in rest)
@@ -97,11 +97,11 @@ def test_what_would_run(file, tmp_path):
 
 def test_a_run_of_another_length_is_not_finished(file, tmp_path):
     wanted = sweep.read(file)
-    (trial, *_) = sweep.trials(wanted, "data", tmp_path)
+    (trial, *_) = sweep.make(wanted, "data", tmp_path)
     finish(trial, np.ones(3))
     file.write_text(TEXT.replace("epochs=1", "epochs=2"))
-    (longer, *_) = sweep.trials(sweep.read(file), "data", tmp_path)
-    (elsewhere, *_) = sweep.trials(wanted, "data/moved", tmp_path)
+    (longer, *_) = sweep.make(sweep.read(file), "data", tmp_path)
+    (elsewhere, *_) = sweep.make(wanted, "data/moved", tmp_path)
     assert (trial.state, longer.state) == ("finished", "begun")
     assert elsewhere.state == "finished"
 
@@ -124,12 +124,12 @@ def test_what_is_wrong_is_named(file, tmp_path, old, new, message):
     assert old in TEXT
     file.write_text(TEXT.replace(old, new))
     with pytest.raises(InputError, match=message):
-        sweep.trials(sweep.read(file), "data", tmp_path)
+        sweep.make(sweep.read(file), "data", tmp_path)
 
 
 def test_a_crash_loses_nothing_and_a_stop_is_in_order(file, trainer, tmp_path):
     output = tmp_path / "runs"
-    made = sweep.trials(sweep.read(file), "data", output)
+    made = sweep.make(sweep.read(file), "data", output)
     for trial in made:
         finish(trial, np.ones(3), "wanted.json")
 
@@ -140,7 +140,7 @@ def test_a_crash_loses_nothing_and_a_stop_is_in_order(file, trainer, tmp_path):
     # The signal is delivered to the main thread, which waits for the run.
     threading.Thread(target=stop, daemon=True).start()
     said = []
-    wrong = sweep.run(made, trainer, output, said.append)
+    wrong = trials.run(made, trainer, output, said.append)
     crash, stopped, told = wrong
     assert crash.startswith("mf-dns-0: status 1; see ")
     assert stopped.startswith("lightgcn-dns-0: status 0")
@@ -154,14 +154,14 @@ def test_a_crash_loses_nothing_and_a_stop_is_in_order(file, trainer, tmp_path):
     assert log.read_text() == "trained mf-uniform-0\n"
     (output / "lightgcn-dns-0").rename(output / "gone")
     finish(made[3], np.ones(3))
-    wrong = sweep.run(made, trainer, output, said.append)
+    wrong = trials.run(made, trainer, output, said.append)
     assert [line.split(":")[0] for line in wrong] == ["mf-dns-0", "mf-dns-1"]
     assert log.read_text() == "trained mf-uniform-0\n"
 
 
 def test_the_table(file, tmp_path):
     wanted = sweep.read(file)
-    made = sweep.trials(wanted, "data", tmp_path)
+    made = sweep.make(wanted, "data", tmp_path)
     with pytest.raises(InputError, match="Nothing is finished"):
         sweep.page(wanted, made)
     rng = np.random.default_rng(0)
@@ -222,4 +222,4 @@ def test_a_sweep_over_a_bazaar(bazaar, file, tmp_path):
 def test_the_comparison_of_the_docs_is_one():
     wanted = sweep.read(ROOT / "docs" / "comparison.toml")
     relative = dataclasses.replace(wanted, config=str(ROOT / wanted.config))
-    assert len(sweep.trials(relative, "data", pathlib.Path("runs"))) == 72
+    assert len(sweep.make(relative, "data", pathlib.Path("runs"))) == 72

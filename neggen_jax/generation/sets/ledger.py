@@ -18,14 +18,14 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
-import fcntl
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from neggen_jax import locks
 from neggen_jax.errors import InputError
 from neggen_jax.generation import records
 from neggen_jax.generation.records import Record
@@ -280,31 +280,15 @@ def _begun(journal: Path) -> bool:
     return journal.exists() and journal.stat().st_size > 0
 
 
-@contextlib.contextmanager
-def _locked(directory: Path, shard: Shard) -> Iterator[None]:
+def _locked(directory: Path, shard: Shard) -> AbstractContextManager[None]:
     """Keeps a shard from being written by two processes at once.
-
-    The system gives the lock back when a process ends, however it ends.
 
     Raises:
       InputError: if another process writes it.
     """
-    path = directory / f".shard-{shard.label}.lock"
-    with path.open("a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read(64).decode("ascii", "replace").strip()
-            raise InputError(
-                "Another process writes this shard.",
-                where=directory / f"records-{shard.label}.jsonl",
-                found=f"process {owner}" if owner else None,
-                fix="wait for it, or stop it; or take another --shard or --set",
-            ) from None
-        except OSError:
-            # Some network file systems know no locks; then nobody is kept.
-            pass
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
+    return locks.alone(
+        directory / f".shard-{shard.label}.lock",
+        "Another process writes this shard.",
+        directory / f"records-{shard.label}.jsonl",
+        "wait for it, or stop it; or take another --shard or --set",
+    )
