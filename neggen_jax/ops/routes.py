@@ -22,7 +22,7 @@ from neggen_jax.ops.layout import Cutting, Entries, Rows, compress, fullest
 # them there. More pass through HBM several times, sooner or later; fewer make
 # more rounds, and each goes over the sums again. LightGCN on 16 and 256 v6e
 # chips (docs/plans.toml) moved 85 and 85 GB a step with 2^15, 74 and 198 with
-# 2^16, and 86 on 256 with 2^14; on v5e 84 and 87, and 70 and 88.
+# 2^16, and 86 on 256 with 2^14; on v5e 84 and 85, and 70 and 85.
 ROUND = 2**15
 # Rows of a tile of TPUs' memory.
 _TILE = 8
