@@ -9,6 +9,7 @@ ranks with `accuracy`. docs/examples/ has both.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -160,21 +161,24 @@ class Attached:
         Returns:
           The total, to be added to one's own; and terms and metrics by name.
         """
-        keys = iter([] if key is None else jax.random.split(key, 64))
+        numbers = itertools.count()
 
         def make_key() -> jax.Array:
-            for one in keys:
-                return one
-            raise InputError(
-                "A loss draws random numbers, and has no key.",
-                where="Attached.loss",
-                fix="give a key",
-            )
+            if key is None:
+                raise InputError(
+                    "A loss draws random numbers, and has no key.",
+                    where="Attached.loss",
+                    fix="give a key",
+                )
+            return jax.random.fold_in(key, next(numbers))
 
-        encoded = recommender.placed(encoded, self.inputs)
-        encoded = dataclasses.replace(encoded, taken={})
-        losses = self.objective.losses
-        return recommender.total(losses, encoded, batch, drawn, make_key)
+        return recommender.total(
+            self.objective.losses,
+            self._read(encoded),
+            jax.tree.map(jnp.asarray, dict(batch)),
+            drawn,
+            make_key,
+        )
 
     def extend(self, params: Variables, encoded: Encoded) -> Encoded:
         """Embeddings to rank with: NegGen adds its causal effects to items."""
@@ -221,10 +225,15 @@ class Attached:
                     expected=want,
                     found=shape,
                 )
-        placed = recommender.placed(encoded, self.inputs)
-        placed = dataclasses.replace(placed, taken={})
         clock = Clock.at(step, self.steps_per_epoch, self.epochs)
-        return placed, self.inputs, {"users": users, "items": items}, clock
+        batch = {"users": jnp.asarray(users), "items": jnp.asarray(items)}
+        return self._read(encoded), self.inputs, batch, clock
+
+    def _read(self, encoded: Encoded) -> Encoded:
+        """As sources and losses read it; it may have come from NumPy."""
+        encoded = jax.tree.map(jnp.asarray, encoded)
+        placed = recommender.placed(encoded, self.inputs)
+        return dataclasses.replace(placed, taken={})
 
 
 def attach(
@@ -294,5 +303,5 @@ def accuracy(
     """
     partition = make_partition(devices=jax.local_devices()[:1])
     ranker = evaluate.Ranker(catalog, split, partition, k=max(cutoffs))
-    vectors = (jnp.asarray(np.asarray(x), jnp.float32) for x in (users, items))
-    return metrics.summarize(evaluate.accuracy(ranker(*vectors), cutoffs))
+    users, items = (jnp.asarray(np.asarray(x, "f4")) for x in (users, items))
+    return metrics.summarize(evaluate.accuracy(ranker(users, items), cutoffs))

@@ -122,7 +122,7 @@ def _part(
     part: Callable[..., Any], given: Mapping[str, Any]
 ) -> list[tuple[str, ...]]:
     said = meanings(part)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, parameter in inspect.signature(part).parameters.items():
         if key in GIVEN or key == "batch":
             continue
