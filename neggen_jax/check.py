@@ -70,7 +70,7 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
     target = config.evaluate.get("recall_target", 1.0)
     _within("evaluate.recall_target", 0.01, 1.0, target)
     _within("seed", 0, 2**32 - 1, config.seed)
-    _check_parts(config, catalog)
+    check_parts(config, catalog)
     # 1 would never let the average leave the first parameters.
     _within("train.ema", 0.0, 1 - 1e-9, train.ema)
     shards = partition.shards("batch")
@@ -157,7 +157,16 @@ _CHOICES = {
 }
 
 
-def _check_parts(config: ConfigDict, catalog: Catalog) -> None:
+def check_parts(config: ConfigDict, catalog: Catalog) -> None:
+    """Checks the values of encoder, negatives, losses and optimiser.
+
+    Args:
+      config: with `negatives` and `losses`, and any of the others.
+      catalog: the dataset.
+
+    Raises:
+      InputError: naming the key.
+    """
     values = flatten(config)
     sources = tuple(f"negatives.{name}." for name in config.negatives)
     for name, value in values.items():

@@ -41,24 +41,33 @@ def base() -> ConfigDict:
     # Gives each item those of another one, to see what they are worth.
     config.data.counterfactuals.shuffled = False
 
+    # What embeds users and items; each part has keys of its own.
     config.encoder = ConfigDict({"name": "lightgcn", "dim": 64})
+    # Where negatives come from: sources by the names that losses use.
     config.negatives = ConfigDict({"sampled": {"name": "uniform", "count": 1}})
+    # What is minimised: losses by name, each with a weight.
     config.losses = ConfigDict(
         {"bpr": {"name": "bpr", "weight": 1.0, "source": "sampled"}}
     )
 
     config.optimizer = ConfigDict()
+    # Of Adam; the peak, where a schedule changes it.
     config.optimizer.learning_rate = 1e-3
     # "constant", "cosine" or "exponential".
     config.optimizer.schedule = "constant"
+    # Steps in which the learning rate rises from 0, before the schedule.
     config.optimizer.warmup_steps = 0
     # Where cosine and exponential end, as a factor on the learning rate.
     config.optimizer.final_scale = 0.0
+    # AdamW's: what is taken off parameters, times the learning rate.
     config.optimizer.weight_decay = 0.0
     # Largest global norm of a gradient; 0 does not clip.
     config.optimizer.clip_norm = 0.0
+    # Adam's decay of the mean of gradients.
     config.optimizer.beta1 = 0.9
+    # Adam's decay of the mean of their squares.
     config.optimizer.beta2 = 0.999
+    # Adam's, added to the root of that mean in the denominator.
     config.optimizer.epsilon = 1e-8
     # Leaves rows of tables (of any parameter; elements of vectors) alone,
     # moments too, in steps in which their gradient is 0: less work where a
@@ -76,6 +85,7 @@ def base() -> ConfigDict:
     # large to propagate for every batch; steps are fewer by as much, and
     # want a higher learning rate (for 16, some 2 to 4 times).
     config.train.batches_per_step = 1
+    # At most; patience may end a run before.
     config.train.epochs = 300
     # Workdir of a run whose best encoder this one begins with; "": anew.
     config.train.start_from = ""
@@ -94,13 +104,15 @@ def base() -> ConfigDict:
     # Decay of a running average of the parameters, which is then what is
     # evaluated; 0 keeps none.
     config.train.ema = 0.0
-    # Epochs between two checkpoints, and how many of the latest are kept
-    # beside the best.
+    # Epochs between two checkpoints.
     config.train.checkpoint_every = 1
+    # How many of the latest are kept beside the best.
     config.train.keep = 2
 
     config.evaluate = ConfigDict()
+    # Lengths of the lists that metrics are of.
     config.evaluate.cutoffs = (5, 10, 20, 50)
+    # Users that are ranked in one dispatch; without influence on results.
     config.evaluate.block_size = 1024
     # Below 1, epochs are evaluated on valid by lists that TPUs choose
     # approximately, and faster: this is the share of an exact list that is to
@@ -112,9 +124,13 @@ def base() -> ConfigDict:
     # Whether a finished run gets a report: report.html and report.md.
     config.evaluate.report = True
 
-    # Devices as a grid; data=-1 takes all that model leaves. The rows of
-    # tables are spread over those of "model", or over "all".
-    config.mesh = ConfigDict({"data": -1, "model": 1, "tables": "model"})
+    config.mesh = ConfigDict()
+    # Devices that share a batch; -1 takes all that model leaves.
+    config.mesh.data = -1
+    # Devices that share the items while users are ranked.
+    config.mesh.model = 1
+    # Over which the rows of tables are spread: those of "model", or "all".
+    config.mesh.tables = "model"
     # How propagation over several shards of a table comes by the others:
     # "gather" holds the whole table on each device while it multiplies;
     # "ring" passes the shards round, in memory that does not grow with it;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,45 +24,30 @@ from neggen_jax.models import ENCODERS
 from neggen_jax.models.encoder import Encoded, Encoder
 from neggen_jax.models.projected import Projected
 from neggen_jax.negatives import SOURCES
-from neggen_jax.negatives.source import Batch, Clock, Source
+from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 from neggen_jax.ops.lookup import Spread
 
 Loss = Callable[..., jax.Array]
 
 # Parameters of encoders, sources and losses that no config gives.
-_GIVEN = {"sizes", "parent", "name", "encoded", "batch", "negatives", "key"}
+GIVEN = {"sizes", "parent", "name", "encoded", "batch", "negatives", "key"}
 
 
-class Recommender(nn.Module):
-    """Everything that is trained.
+class Objective(nn.Module):
+    """What is learned of embeddings, whoever makes them.
 
     Attributes:
-      encoder: ids, graphs and features to embeddings.
       sources: name -> where negatives come from.
       losses: name -> (weight, loss).
     """
 
-    encoder: Encoder
     sources: Mapping[str, Source]
     losses: Mapping[str, tuple[float, Loss]]
 
     def needs(self) -> Needs:
-        """What the encoder and the sources read, together."""
-        needs = [
-            self.encoder.needs(),
-            *(s.needs() for s in self.sources.values()),
-        ]
-        return functools.reduce(union, needs)
-
-    def encode(self, inputs: Inputs) -> Encoded:
-        """Embeds every user and item, as they are ranked."""
-        return self.extend(self.encoder(inputs).whole(), inputs)
-
-    def extend(self, encoded: Encoded, inputs: Inputs) -> Encoded:
-        """Adds to the items what sources have learnt of them."""
-        for source in self.sources.values():
-            encoded = source.extend(encoded, inputs)
-        return encoded
+        """What all parts read, together."""
+        needs = [part.needs() for part in self._parts().values()]
+        return functools.reduce(union, needs, Needs())
 
     def prepare(self, inputs: Inputs, key: jax.Array) -> Inputs:
         """The inputs of one training epoch; pure."""
@@ -70,10 +56,67 @@ class Recommender(nn.Module):
             # they prepare under their names.
             prepared: Any = self.apply({}, inputs, key, method="prepare")
             return prepared
-        modules = [self.encoder, *self.sources.values()]
-        for number, module in enumerate(modules):
-            inputs = module.prepare(inputs, jax.random.fold_in(key, number))
+        for number, part in self._parts().items():
+            inputs = part.prepare(inputs, jax.random.fold_in(key, number))
         return inputs
+
+    def extend(self, encoded: Encoded, inputs: Inputs) -> Encoded:
+        """Adds to the items what sources have learnt of them."""
+        for source in self.sources.values():
+            encoded = source.extend(encoded, inputs)
+        return encoded
+
+    def draw(
+        self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
+    ) -> dict[str, Negatives]:
+        """The negatives of one batch, by source.
+
+        Args:
+          encoded: float32; `spread` and `taken` are set.
+          inputs: as prepared for the epoch.
+          batch: positive pairs, int32 `[B]` each.
+          clock: how far the run is.
+        """
+        return {
+            name: source(encoded, inputs, batch, clock)
+            for name, source in self.sources.items()
+        }
+
+    def loss(
+        self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of one batch, of what has been embedded; see `draw`.
+
+        It reads no parameters of an encoder.
+
+        Returns:
+          The total, and every term and metric by name.
+        """
+        encoded = dataclasses.replace(encoded, taken={})
+        drawn = self.draw(encoded, inputs, batch, clock)
+
+        def make_key() -> jax.Array:
+            return self.make_rng("dropout")
+
+        return total(self.losses, encoded, batch, drawn, make_key)
+
+    def _parts(self) -> dict[int, Encoder | Source]:
+        """Modules by the number that their keys are made with."""
+        return dict(enumerate(self.sources.values(), 1))
+
+
+class Recommender(Objective):
+    """Everything that is trained.
+
+    Attributes:
+      encoder: ids, graphs and features to embeddings.
+    """
+
+    encoder: Encoder
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """Embeds every user and item, as they are ranked."""
+        return self.extend(self.encoder(inputs).whole(), inputs)
 
     def __call__(
         self, inputs: Inputs, batch: Batch, clock: Clock
@@ -97,55 +140,62 @@ class Recommender(nn.Module):
         encoded = self.encoder(inputs)
         if whole:
             encoded = encoded.whole()
-        # Rows are gathered from float32 tables, so that gradients of a row
-        # that occurs many times are summed in float32 too.
-        encoded = jax.tree.map(
-            lambda x: (
-                x.in_float32()
-                if isinstance(x, Projected)
-                else x.astype(jnp.float32)
-            ),
-            encoded,
-            is_leaf=lambda x: isinstance(x, Projected),
-        )
-        spread = Spread(inputs.positives.mesh, inputs.positives.axis)
-        return dataclasses.replace(encoded, spread=spread)
+        return placed(encoded, inputs)
 
-    def loss(
-        self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss of one batch, of what has been embedded.
+    def _parts(self) -> dict[int, Encoder | Source]:
+        return {0: self.encoder, **super()._parts()}
 
-        It reads no parameters of the encoder.
 
-        Args:
-          encoded: by `embed`.
-          inputs: as prepared for the epoch.
-          batch: positive pairs, int32 `[B]` each.
-          clock: how far the run is.
+def placed(encoded: Encoded, inputs: Inputs) -> Encoded:
+    """Embeddings as losses read them: in float32, and told where they lie."""
+    # Rows are gathered from float32 tables, so that gradients of a row that
+    # occurs many times are summed in float32 too.
+    encoded = jax.tree.map(
+        lambda x: (
+            x.in_float32()
+            if isinstance(x, Projected)
+            else x.astype(jnp.float32)
+        ),
+        encoded,
+        is_leaf=lambda x: isinstance(x, Projected),
+    )
+    spread = Spread(inputs.positives.mesh, inputs.positives.axis)
+    return dataclasses.replace(encoded, spread=spread)
 
-        Returns:
-          The total, and every term and metric by name.
-        """
-        encoded = dataclasses.replace(encoded, taken={})
-        drawn = {
-            name: source(encoded, inputs, batch, clock)
-            for name, source in self.sources.items()
-        }
-        total, terms = jnp.zeros(()), {}
-        for name, (weight, loss) in self.losses.items():
-            asked = {}
-            if "key" in inspect.signature(loss).parameters:
-                asked["key"] = self.make_rng("dropout")
-            terms[name] = loss(encoded, batch, drawn, **asked)
-            total += weight * terms[name]
-        for name, negatives in drawn.items():
-            for key, value in negatives.losses.items():
-                terms[f"{name}/{key}"] = value
-                total += value
-            for key, value in negatives.metrics.items():
-                terms[f"{name}/{key}"] = jax.lax.stop_gradient(value)
-        return total, {"loss": total, **terms}
+
+def total(
+    losses: Mapping[str, tuple[float, Loss]],
+    encoded: Encoded,
+    batch: Batch,
+    drawn: Mapping[str, Negatives],
+    make_key: Callable[[], jax.Array],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Adds up losses, and what sources have of their own.
+
+    Args:
+      losses: name -> (weight, loss).
+      encoded: what they read.
+      batch: positive pairs.
+      drawn: negatives, by source.
+      make_key: gives a new key to each loss that asks for one.
+
+    Returns:
+      The total, and every term and metric by name.
+    """
+    out, terms = jnp.zeros(()), {}
+    for name, (weight, loss) in losses.items():
+        asked = {}
+        if "key" in inspect.signature(loss).parameters:
+            asked["key"] = make_key()
+        terms[name] = loss(encoded, batch, drawn, **asked)
+        out += weight * terms[name]
+    for name, negatives in drawn.items():
+        for key, value in negatives.losses.items():
+            terms[f"{name}/{key}"] = value
+            out += value
+        for key, value in negatives.metrics.items():
+            terms[f"{name}/{key}"] = jax.lax.stop_gradient(value)
+    return out, {"loss": out, **terms}
 
 
 def build(config: ConfigDict, sizes: Sizes) -> Recommender:
@@ -153,14 +203,28 @@ def build(config: ConfigDict, sizes: Sizes) -> Recommender:
 
     Args:
       config: with `encoder`, `negatives` and `losses`; each part has a
-        `name` that stands in a registry, and the keywords of what it names.
+        `name` that stands in a registry, or is the "MODULE:NAME" of somebody's
+        own, and the keywords of what it names.
       sizes: of the catalogue over the mesh.
 
     Raises:
       InputError: for unknown names and keywords, with the nearest known.
     """
+    where, part = "config.encoder", config.encoder
+    return Recommender(
+        encoder=_make(Encoder, ENCODERS, part, where, sizes=sizes),
+        **_aims(config),
+    )
+
+
+def build_objective(config: ConfigDict) -> Objective:
+    """The same without an encoder; of `config`, `negatives` and `losses`."""
+    return Objective(**_aims(config))
+
+
+def _aims(config: ConfigDict) -> dict[str, Any]:
     sources = {
-        name: _make(SOURCES, part, f"config.negatives.{name}")
+        name: _make(Source, SOURCES, part, f"config.negatives.{name}")
         for name, part in config.negatives.items()
     }
     losses = {}
@@ -169,35 +233,63 @@ def build(config: ConfigDict, sizes: Sizes) -> Recommender:
         loss, keywords = _lookup(LOSSES, part, where, ("weight",))
         weight = keywords.pop("weight")
         losses[name] = (weight, functools.partial(loss, **keywords))
-    return Recommender(
-        encoder=_make(ENCODERS, config.encoder, "config.encoder", sizes=sizes),
-        sources=sources,
-        losses=losses,
-    )
+    return {"sources": sources, "losses": losses}
 
 
-def _make(registry: Mapping[str, Any], part: Any, where: str, **given: Any):
-    target, keywords = _lookup(registry, part, where)
+def _make(
+    kind: type, registry: Mapping[str, Any], part: Any, where: str, **given: Any
+) -> Any:
+    target, keywords = _lookup(registry, part, where, kind=kind)
     return target(**given, **keywords)
 
 
-def _lookup(
-    registry: Mapping[str, Any], part: Any, where: str, more: tuple = ()
-) -> tuple[Any, dict[str, Any]]:
-    """What a part names, and its keywords; `more` must stand there too."""
-    name = part.get("name", None)
-    if name not in registry:
+def _named(registry: Mapping[str, Any], name: object, where: str) -> Any:
+    """What a registry has by a name; or a module, as "MODULE:NAME"."""
+    module, _, attribute = str(name).partition(":")
+    if not attribute:
+        if name in registry:
+            return registry[str(name)]
         raise InputError(
             f"Unknown name {name!r}.",
-            where=f"{where}.name",
+            where=where,
             fix=nearest(str(name), registry),
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            "A part of the recommender cannot be imported.",
+            where=where,
+            expected="MODULE:NAME, of a module that Python finds",
+            found=f"{name}: {error}",
+            fix="name the directory of the module in PYTHONPATH",
+        ) from error
+
+
+def _lookup(
+    registry: Mapping[str, Any],
+    part: Any,
+    where: str,
+    more: tuple = (),
+    kind: type | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """What a part names, and its keywords; `more` must stand there too.
+
+    What is named is a subclass of `kind`, where there is one.
+    """
+    name = part.get("name", None)
+    target = _named(registry, name, f"{where}.name")
+    if kind and not (isinstance(target, type) and issubclass(target, kind)):
+        raise InputError(
+            f"A name is not that of a class of {kind.__name__.lower()}s.",
+            where=f"{where}.name",
+            expected=f"a subclass of {kind.__module__}.{kind.__name__}",
+            found=name,
         )
     parameters = {
         key: parameter.default
-        for key, parameter in inspect.signature(
-            registry[name]
-        ).parameters.items()
-        if key not in _GIVEN
+        for key, parameter in inspect.signature(target).parameters.items()
+        if key not in GIVEN
     }
     parameters |= dict.fromkeys(more, inspect.Parameter.empty)
     given = {key: _frozen(part[key]) for key in part if key != "name"}
@@ -211,7 +303,7 @@ def _lookup(
     for key, default in parameters.items():
         if default is inspect.Parameter.empty and key not in given:
             raise InputError(f"{name!r} needs {key!r}.", where=f"{where}.{key}")
-    return registry[name], given
+    return target, given
 
 
 def _frozen(value: Any) -> Any:

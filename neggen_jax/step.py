@@ -100,8 +100,7 @@ class Program:
 
     def clock(self, step: jax.Array) -> Clock:
         """How far the run is after `step` steps."""
-        epoch = step / self.steps_per_epoch
-        return Clock(step, epoch, epoch / self.epochs)
+        return Clock.at(step, self.steps_per_epoch, self.epochs)
 
     def init(self, inputs: Inputs, batch: Stack) -> State:
         """The state of step 0, with axes named where modules named them."""

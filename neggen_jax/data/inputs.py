@@ -352,7 +352,8 @@ def _counterfactuals(catalog: Catalog) -> catalogued.Counterfactuals:
             "The recommender needs counterfactuals, and no set is named.",
             where="config.data.counterfactuals.name",
             fix="give a set that launch/generate.py has made, such as "
-            "--config.data.counterfactuals.name=attributes",
+            "--config.data.counterfactuals.name=attributes; in Python, "
+            "store.load(DIR, counterfactuals='attributes')",
         )
     return catalog.counterfactuals
 

@@ -48,7 +48,7 @@ class Encoded:
 
     users: jax.Array
     items: Table
-    views: dict[str, Pair]
+    views: dict[str, Pair] = flax.struct.field(default_factory=dict)
     layers: tuple[tuple[jax.Array, jax.Array], ...] = ()
     present: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     spread: Spread | None = flax.struct.field(default=None, pytree_node=False)

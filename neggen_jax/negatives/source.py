@@ -37,6 +37,12 @@ class Clock:
     epoch: jax.Array
     share: jax.Array
 
+    @classmethod
+    def at(cls, step: jax.Array, steps_per_epoch: int, epochs: int) -> Clock:
+        """How far a run of some epochs is after `step` steps."""
+        epoch = step / steps_per_epoch
+        return cls(step, epoch, epoch / epochs)
+
     def time(self, unit: str) -> jax.Array:
         """How far, in one of `UNITS`; the whole "run" counts as 1."""
         times = {"epochs": self.epoch, "steps": self.step, "run": self.share}
