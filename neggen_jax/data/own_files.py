@@ -19,6 +19,7 @@ from neggen_jax.data import columns as naming
 from neggen_jax.data import delimited, parquet
 from neggen_jax.data.assemble import assemble
 from neggen_jax.data.columns import guess
+from neggen_jax.data.extension import Known
 from neggen_jax.data.items import IDS, append, as_text, first, item_of
 from neggen_jax.data.lines import read_lines, text_of
 from neggen_jax.data.log import Log, join
@@ -51,6 +52,7 @@ def read_files(
     seed: int = 0,
     duplicates: str | None = None,
     cold_users: str | None = None,
+    extends: Known | None = None,
 ) -> Catalog:
     """Reads one's own interactions, and what is known of the items.
 
@@ -105,19 +107,13 @@ def read_files(
         seed=seed,
         duplicates=duplicates,
         cold_users=cold_users,
+        extends=extends,
     )
     if known is not None:
-        ids = item_ids(catalog)
+        ids = catalog.item_names()
         records = read_items(known, ids)
         catalog = dataclasses.replace(catalog, records=records)
     return catalog
-
-
-def item_ids(catalog: Catalog) -> list[str]:
-    """What the source calls the items."""
-    if catalog.records is not None:
-        return catalog.records.ids
-    return [str(item) for item in range(catalog.num_items)]
 
 
 def read_items(path: Path, ids: Sequence[str]) -> ItemRecords:

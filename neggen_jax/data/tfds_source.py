@@ -16,9 +16,9 @@ from neggen_jax.catalog import Catalog, ItemRecords
 from neggen_jax.data import columns as naming
 from neggen_jax.data.assemble import assemble
 from neggen_jax.data.columns import LABELS, Columns, guess
+from neggen_jax.data.extension import Known
 from neggen_jax.data.features import tracked
 from neggen_jax.data.log import Log, Words, join
-from neggen_jax.data.own_files import item_ids
 from neggen_jax.data.splits import RATIOS
 from neggen_jax.errors import InputError
 
@@ -40,6 +40,7 @@ def read_tfds(
     seed: int = 0,
     duplicates: str | None = None,
     cold_users: str | None = None,
+    extends: Known | None = None,
 ) -> Catalog:
     """Reads a dataset that `tfds build` or `download_and_prepare` has made.
 
@@ -90,13 +91,18 @@ def read_tfds(
         seed=seed,
         duplicates=duplicates,
         cold_users=cold_users,
+        extends=extends,
     )
     if not titles:
         return catalog
-    ids = item_ids(catalog)
+    ids = catalog.item_names()
     empty = [""] * len(ids)
     records = ItemRecords(
-        ids, [titles[i] for i in ids], empty, [{} for _ in ids], [*empty]
+        ids,
+        [titles.get(i, "") for i in ids],
+        empty,
+        [{} for _ in ids],
+        [*empty],
     )
     return dataclasses.replace(catalog, records=records)
 

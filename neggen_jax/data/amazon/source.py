@@ -25,8 +25,8 @@ from neggen_jax.data.amazon.releases import (
 )
 from neggen_jax.data.amazon.reviews import read_reviews
 from neggen_jax.data.assemble import assemble
+from neggen_jax.data.extension import Known
 from neggen_jax.data.log import Log
-from neggen_jax.data.own_files import item_ids
 from neggen_jax.data.splits import RATIOS
 
 
@@ -45,6 +45,7 @@ def read_amazon(
     seed: int = 0,
     duplicates: str | None = None,
     cold_users: str | None = None,
+    extends: Known | None = None,
 ) -> Catalog:
     """Reads the files of a category, as they are downloaded.
 
@@ -84,8 +85,9 @@ def read_amazon(
         seed=seed,
         duplicates=duplicates,
         cold_users=cold_users,
+        extends=extends,
     )
-    ids = item_ids(catalog)
+    ids = catalog.item_names()
     if meta is not None:
         records = read_metadata(meta, ids)
         catalog = dataclasses.replace(catalog, records=records)
