@@ -77,7 +77,8 @@ def base() -> ConfigDict:
     # want a higher learning rate (for 16, some 2 to 4 times).
     config.train.batches_per_step = 1
     config.train.epochs = 300
-    # Workdir of a run whose best encoder this one begins with; "": anew.
+    # Workdir of a run whose best step this one begins with, on the same
+    # dataset or on an earlier one; see warm_start.py. "": anew.
     config.train.start_from = ""
     # Most steps that are stacked for one dispatch to the devices, each with
     # all its batches. Told to stop, a run ends the dispatches that are under
