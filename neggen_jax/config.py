@@ -33,6 +33,9 @@ def base() -> ConfigDict:
     # "bfloat16", half the memory; sums are of float32 in both. Rankings read
     # the same. If train.dtype is bfloat16, so is this.
     config.data.feature_dtype = "float32"
+    # Age, in the unit of the dataset's timestamps, at which an interaction is
+    # drawn half as often as the newest one; 0 draws all equally often.
+    config.data.half_life = 0.0
     config.data.counterfactuals = ConfigDict()
     # A set that launch/generate.py has put into the dataset directory.
     config.data.counterfactuals.name = ""

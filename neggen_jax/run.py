@@ -126,6 +126,8 @@ class Run:
             config.seed,
             item_tables=tables,
             places=partition.mine(size, "batch"),
+            # Runs of earlier versions do not have the key.
+            half_life=config.data.get("half_life", 0.0),
         )
         steps = stream.schedule.steps_per_epoch
         program = Program(
