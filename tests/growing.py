@@ -11,6 +11,7 @@ from neggen_jax.data.prepare import prepare
 COLOURS = ("red", "green", "blue", "grey", "white")
 KINDS = ("scarf", "coat", "shoe")
 NOW = 1000  # the present begins
+ITEMS = 52
 NAMES = ("user_id", "item_id", "timestamp")
 
 
@@ -27,9 +28,9 @@ def rows(users, items, each, start, seed):
 
 
 # Identifiers of newcomers stand before and between those that are known.
-PAST = rows(range(5, 35, 2), np.arange(4, 22, 2), 6, 0, seed=1)
+PAST = rows(range(5, 35, 2), np.arange(4, 48, 2), 9, 0, seed=1)
 PRESENT = [
-    *rows(range(2, 42, 3), np.arange(1, 24), 7, NOW, seed=2),
+    *rows(range(2, 42, 3), np.arange(1, ITEMS), 9, NOW, seed=2),
     ("u07", "i01", NOW + 950),  # known, and late
 ]
 
@@ -40,10 +41,14 @@ def write(path: pathlib.Path, table, names=NAMES) -> pathlib.Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([names, *table])
     with (path.parent / "items.jsonl").open("w") as file:
-        for item in range(24):
+        for item in range(ITEMS):
             title = f"{COLOURS[item % 5]} {KINDS[item % 3]}"
             text = "" if item == 3 else f"{title} of make {item // 4}"
-            file.write(json.dumps({"id": f"i{item:02d}", "text": text}) + "\n")
+            told = {"colour": COLOURS[item % 5], "kind": KINDS[item % 3]}
+            line = {"id": f"i{item:02d}", "text": text}
+            if text:
+                line["attributes"] = told
+            file.write(json.dumps(line) + "\n")
     return path
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from growing import NAMES, NOW, PAST, PRESENT, past, present, write
+from growing import ITEMS, NAMES, NOW, PAST, PRESENT, past, present, write
 from training import digests
 
 from neggen_jax.catalog import SPLITS
@@ -14,6 +14,7 @@ from neggen_jax.data.features import item_text, unit_rows
 from neggen_jax.data.moments import moments
 from neggen_jax.data.prepare import prepare
 from neggen_jax.errors import InputError
+from neggen_jax.generation.sets.generate import Scope, generate
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_the_whole_log_again_is_the_same_as_what_is_new(both, tmp_path):
 
 def test_what_was_extended_can_be_extended(both, tmp_path):
     root, _ = both
-    rows = [("u02", f"i{item:02d}", 3000 + item) for item in range(24)]
+    rows = [("u02", f"i{item:02d}", 3000 + item) for item in range(ITEMS)]
     rows += [("zoe", f"i{item:02d}", 4000 + item) for item in range(1, 6)]
     file = write(tmp_path / "raw" / "more.csv", rows)
     prepare(
@@ -118,24 +119,23 @@ def test_what_was_extended_can_be_extended(both, tmp_path):
     was, now = old.features["text"], new.features["text"]
     np.testing.assert_array_equal(now.values[: old.num_items], was.values)
     assert now.learned_from == was.learned_from
-    assert new.num_items == old.num_items + 1
-    # The newcomer is told by what the first items have taught.
-    assert now.present[-1]
-    assert now.dim == was.dim
+    # Newcomers are told by what the first items have taught.
+    assert new.num_items > old.num_items
+    assert now.present[old.num_items :].any()
 
 
 def test_vectors_of_ones_own(tmp_path):
     rng = np.random.default_rng(0)
-    ids = [f"i{item:02d}" for item in range(24)]
+    ids = [f"i{item:02d}" for item in range(ITEMS)]
     vectors = tmp_path / "image.npy"
     vectors.with_suffix(".ids").write_text("\n".join(ids))
-    values = rng.normal(size=(24, 5)).astype(np.float32)
+    values = rng.normal(size=(ITEMS, 5)).astype(np.float32)
     np.save(vectors, values)
     own = {"image": vectors}
     old = opened(past(tmp_path, embeddings=own))
     with pytest.raises(InputError, match="have no image vectors"):
         present(tmp_path)
-    np.save(vectors, rng.normal(size=(24, 6)))
+    np.save(vectors, rng.normal(size=(ITEMS, 6)))
     with pytest.raises(InputError, match="of another width"):
         present(tmp_path, embeddings=own)
     assert not (tmp_path / "present").exists()
@@ -243,3 +243,35 @@ def test_times_must_not_be_missing(both, tmp_path):
     )
     with pytest.raises(InputError, match="have no times"):
         prepare("csv", file, tmp_path / "p", extends=root / "past")
+
+
+def test_counterfactuals_of_known_items_are_taken_over(tmp_path, capsys):
+    past(tmp_path)
+    told = {"backend": "attributes", "changeable": ["colour"]}
+    old = generate(tmp_path / "past", **told)
+    path = present(tmp_path)
+    first = store.describe(tmp_path / "past")["num_items"]
+    made = generate(path, scope=Scope(limit=1), **told)
+    assert made is None
+    assert "are taken over" in capsys.readouterr().out
+    was = records_of(tmp_path / "past")
+    journal = path / "counterfactuals/attributes/records-0-of-1.jsonl"
+    assert journal.read_text().splitlines()[: len(was)] == was
+    assert len(journal.read_text().splitlines()) == len(was) + 1
+    new = generate(path, **told)
+    now = records_of(path)
+    assert now[: len(was)] == was
+    assert len(now) == store.describe(path)["num_items"] > first
+    assert new["encoding"]["items"] == len(now) > old["encoding"]["items"]
+    # Others are not: they would have been written otherwise.
+    other = {**told, "contrast": "random"}
+    assert generate(path, set_name="other", **other)
+    assert "taken over" not in capsys.readouterr().out
+    generate(tmp_path / "past", set_name="third", **told)
+    generate(path, set_name="third", **other)
+    assert "not taken over" in capsys.readouterr().out
+
+
+def records_of(path):
+    text = (path / "counterfactuals/attributes/records.jsonl").read_text()
+    return text.splitlines()
