@@ -97,7 +97,7 @@ def assemble(
         log = log.only(first_of_each_pair(log))
     log = log.only(core_of(log.users.codes, log.items.codes, core))
     if not given:
-        users, items = number(log.users).index, number(log.items).index
+        users, items = number(log.users).codes, number(log.items).codes
         labels = split_by(
             split or "random", users, items, log.times, ratios, seed
         )
@@ -124,13 +124,13 @@ def _catalog(
         items = log.items.codes
     else:
         named = number(log.items, known[1], num_items is not None)
-        items, num_items = named.index, named.size
+        items, num_items = named.codes, named.size
         records = None if named.names is None else bare_records(named.names)
     splits = {}
     for label, part in enumerate(SPLITS):
         rows = log.labels == label
         times = None if log.times is None else log.times[rows]
-        splits[part] = Interactions(users.index[rows], items[rows], times)
+        splits[part] = Interactions(users.codes[rows], items[rows], times)
     return Catalog(
         name=name,
         num_users=users.size,

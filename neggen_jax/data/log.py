@@ -104,13 +104,13 @@ class Numbered(NamedTuple):
     """Rows by number.
 
     Attributes:
-      index: int32 `[n]`, of each row.
+      codes: int32 `[n]`, the index of each row.
       names: what each index was called; None where names and indices are the
         same.
       size: how many indices there are.
     """
 
-    index: np.ndarray
+    codes: np.ndarray
     names: list[str] | None
     size: int
 
