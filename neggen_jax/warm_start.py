@@ -261,7 +261,7 @@ def _moved(
             raise _unfit(module, [p for p, _ in leaves], [*theirs])
         made = []
         for (path, leaf), spec in zip(leaves, specs, strict=True):
-            value, axis = theirs[path], spec[0] if spec else None
+            value, axis = theirs[path], str(spec[0]) if spec else ""
             grows = axis in ROWS
             if leaf.shape[grows:] != value.shape[grows:]:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")

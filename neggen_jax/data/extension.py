@@ -218,7 +218,9 @@ def arranged(
     for name, matrix in features.items():
         values = np.zeros((len(names), matrix.dim), np.float32)
         values[here] = matrix.values[places[here]]
-        moved[name] = Features(values, values.any(axis=1), matrix.manifest)
+        moved[name] = Features(
+            values, np.asarray(values.any(axis=1)), matrix.manifest
+        )
     if records is not None:
         found = {name: records.only([row]) for name, row in rows.items()}
         out = bare_records(names)
