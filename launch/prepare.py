@@ -5,6 +5,8 @@
         --output=DIR
     python launch/prepare.py --source=bazaar --users=3000 --items=2000 \
         --output=DIR
+    python launch/prepare.py --source=csv --input=FILE --extends=DIR \
+        --output=DIR
 
 docs/data.md tells what each source reads. Flags that are not given are left to
 `neggen_jax/data/prepare.py`; one that the source has no use for is refused.
@@ -23,6 +25,7 @@ _WORDS = {
     "text_model": "Path or hub name of a sentence encoder.",
     "image": "Image vectors: auto, file, pixels, transformers or none.",
     "image_model": "Path or hub name of an image encoder.",
+    "extends": "Dataset directory that this is added to, in a new one.",
     "order": "Of users and items: given, or dealt (for large meshes).",
     "bad_images": "Images that cannot be read: error or absent.",
     "file": "Which file of the directory has the interactions.",

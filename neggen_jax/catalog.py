@@ -20,7 +20,7 @@ import functools
 import hashlib
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,21 @@ class Features:
         """Width of one vector."""
         return self.values.shape[1]
 
+    @property
+    def learned_from(self) -> int:
+        """How many of the items, from the first on, shaped the vectors.
+
+        All, but of a dataset that was extended: encoder, mean and scale are
+        those of the items that were there at first.
+        """
+        return int(self.manifest.get("learned_from", len(self.values)))
+
+    @property
+    def learned(self) -> tuple[np.ndarray, np.ndarray]:
+        """`values` and `present` of those items."""
+        first = slice(self.learned_from)
+        return self.values[first], self.present[first]
+
     def release(self) -> None:
         """Gives back the memory of a mapped file, which can be read again."""
         mapped: Any = self.values
@@ -128,6 +143,15 @@ class ItemRecords:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def only(self, rows: Iterable[int]) -> ItemRecords:
+        """Some of the items, in that order."""
+        rows = [*rows]
+        columns: dict[str, Any] = {
+            name: [getattr(self, name)[row] for row in rows]
+            for name in ("ids", "titles", "texts", "attributes", "images")
+        }
+        return dataclasses.replace(self, **columns)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,6 +202,18 @@ class Catalog:
             train.users, train.items, self.num_users, self.num_items
         )
 
+    def user_names(self) -> list[str]:
+        """The users' identifiers, by index; see `user_ids`."""
+        if self.user_ids is not None:
+            return self.user_ids
+        return [str(user) for user in range(self.num_users)]
+
+    def item_names(self) -> list[str]:
+        """The items' identifiers, by index; indices where nobody knows any."""
+        if self.records is not None:
+            return self.records.ids
+        return [str(item) for item in range(self.num_items)]
+
     def by_user(self, split: str) -> Adjacency:
         """The interactions of a split by user.
 
@@ -214,6 +250,8 @@ class Catalog:
             digest.update(f"{modality}:{matrix.values.shape}".encode())
             digest.update(_raw(matrix.values, np.float32))
             digest.update(_raw(matrix.present, np.bool_))
+            if matrix.learned_from < len(matrix.values):
+                digest.update(f"learned:{matrix.learned_from}".encode())
         return digest.hexdigest()[:32]
 
     @property

@@ -33,6 +33,9 @@ def base() -> ConfigDict:
     # "bfloat16", half the memory; sums are of float32 in both. Rankings read
     # the same. If train.dtype is bfloat16, so is this.
     config.data.feature_dtype = "float32"
+    # Age, in the unit of the dataset's timestamps, at which an interaction is
+    # drawn half as often as the newest one; 0 draws all equally often.
+    config.data.half_life = 0.0
     config.data.counterfactuals = ConfigDict()
     # A set that launch/generate.py has put into the dataset directory.
     config.data.counterfactuals.name = ""
@@ -87,7 +90,8 @@ def base() -> ConfigDict:
     config.train.batches_per_step = 1
     # At most; patience may end a run before.
     config.train.epochs = 300
-    # Workdir of a run whose best encoder this one begins with; "": anew.
+    # Workdir of a run whose best step this one begins with, on the same
+    # dataset or on an earlier one; see warm_start.py. "": anew.
     config.train.start_from = ""
     # Most steps that are stacked for one dispatch to the devices, each with
     # all its batches. Told to stop, a run ends the dispatches that are under

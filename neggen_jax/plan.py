@@ -26,7 +26,7 @@ from neggen_jax import aot, evaluate, roofline
 from neggen_jax.catalog import SPLITS, Catalog, Features, Interactions
 from neggen_jax.config import flatten
 from neggen_jax.data import counterfactuals, inputs
-from neggen_jax.data.batches import count_parts
+from neggen_jax.data.order import count_parts
 from neggen_jax.ops import ranking
 from neggen_jax.ops.positives import abstract_positives
 from neggen_jax.preparation import Preparation

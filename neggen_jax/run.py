@@ -29,7 +29,6 @@ from neggen_jax import (
 )
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints
-from neggen_jax.config import flatten
 from neggen_jax.data import batches, inputs, rewritten, store
 from neggen_jax.data.categories import categories
 from neggen_jax.errors import InputError
@@ -127,6 +126,8 @@ class Run:
             config.seed,
             item_tables=tables,
             places=partition.mine(size, "batch"),
+            # Runs of earlier versions do not have the key.
+            half_life=config.data.get("half_life", 0.0),
         )
         steps = stream.schedule.steps_per_epoch
         program = Program(
@@ -296,7 +297,9 @@ def _load(directory: str, counterfactuals: str | None) -> Catalog:
 
 
 def reopen(
-    workdir: str | os.PathLike[str], data: str | None = None
+    workdir: str | os.PathLike[str],
+    data: str | None = None,
+    catalog: Catalog | None = None,
 ) -> tuple[Run, State, int]:
     """The run of a workdir with the state of its best step.
 
@@ -305,6 +308,7 @@ def reopen(
     Args:
       workdir: of the run.
       data: where the dataset is now, if it has moved.
+      catalog: the dataset, if it is in memory.
 
     Returns:
       The run, its best state and the step of that state.
@@ -318,7 +322,7 @@ def reopen(
     config = ConfigDict(identity["config"])
     config.mesh.update(data=-1, model=1)
     config.data.path = data or config.data.path
-    run = Run.make(config)
+    run = Run.make(config, catalog)
     if run.catalog.identity != identity["fingerprint"]:
         raise InputError(
             "The dataset has changed since the run was trained.",
@@ -332,64 +336,6 @@ def reopen(
         _, meta = checkpoints.restore(abstract)
         state, _ = checkpoints.restore(abstract, meta["best_step"])
     return run, state, int(state.step)
-
-
-def warm(run: Run, state: State) -> State:
-    """A new state with the encoder of `config.train.start_from`.
-
-    Optimiser and everything else begin anew.
-
-    Args:
-      run: that is to be trained.
-      state: of its step 0.
-
-    Raises:
-      InputError: if that run has another encoder or other data; see also
-        `reopen`.
-    """
-    source = run.config.train.start_from
-    try:
-        base, trained, _ = reopen(source, run.config.data.path)
-    except InputError as error:
-        raise InputError(
-            f"The run to start from cannot be read: {error.problem}",
-            where=f"config.train.start_from={source}",
-            expected=error.expected,
-            found=error.found,
-            fix="give the workdir of a finished run, or leave start_from out",
-        ) from error
-    for name, ours, theirs in (
-        ("encoder", *(flatten(r.config.encoder) for r in (run, base))),
-        ("dataset", run.catalog.fingerprint, base.catalog.fingerprint),
-    ):
-        if ours != theirs:
-            raise InputError(
-                f"The run to start from has another {name}.",
-                where=f"config.train.start_from={source}",
-                expected=ours,
-                found=theirs,
-                fix="train a base with the same one, or leave start_from out",
-            )
-    encoder = jax.tree.map(
-        lambda new, old: _moved(old, new),
-        state.params["encoder"],
-        trained.evaluated["encoder"],
-    )
-    params = {**state.params, "encoder": encoder}
-    # Not the same arrays twice: the state is donated.
-    average = None if state.average is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, average=average)
-
-
-def _moved(value: jax.Array, like: jax.Array) -> jax.Array:
-    """A trained table where another stands, with its padding."""
-
-    def move(value):
-        extra = max(0, len(like) - len(value))
-        wide = [(0, extra), *[(0, 0)] * (value.ndim - 1)]
-        return jnp.pad(value[: len(like)], wide)
-
-    return jax.jit(move, out_shardings=like.sharding)(value)
 
 
 def evaluate_state(

@@ -32,8 +32,9 @@ from neggen_jax.errors import InputError
 from neggen_jax.preemption import Preemption, Stopped
 from neggen_jax.preparation import Preparation
 from neggen_jax.progress import Progress
-from neggen_jax.run import Run, evaluate_state, warm
+from neggen_jax.run import Run, evaluate_state
 from neggen_jax.step import Report, State
+from neggen_jax.warm_start import warm_start
 from neggen_jax.workdir import Log, claim, writing
 
 
@@ -90,7 +91,7 @@ def _train_and_evaluate(
             # Timings are those of the process that reports them.
             progress = Meta(**saved | Meta.timings())
         elif config.train.start_from:
-            state = warm(run, state)
+            state = warm_start(run, state)
         if not progress.over(config.train):
             # Left by a run that was shorter.
             hosts.lead("begin", lambda: finished.unlink(missing_ok=True))

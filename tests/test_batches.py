@@ -18,14 +18,12 @@ from neggen_jax.data.batches import (
     PIPELINES,
     Schedule,
     Stream,
-    count_parts,
     make_stream,
     numpy_batches,
-    permute,
     prefetched,
-    stream_order,
     tf_batches,
 )
+from neggen_jax.data.order import by_age, count_parts, permute, stream_order
 from neggen_jax.errors import InputError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -253,6 +251,68 @@ def test_parts_do_not_share_their_orders():
         for number in range(20)
     ]
     assert len(set(orders)) == 80
+
+
+def aged(interactions=40, half_life=300.0):
+    """Times, and what interactions of these times weigh."""
+    times = np.random.default_rng(0).integers(0, 1000, interactions)
+    weights = by_age(times, half_life)
+    exact = 2.0**20 * 0.5 ** ((times.max() - times) / half_life)
+    np.testing.assert_allclose(weights, exact, atol=1)
+    return weights
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_recent_interactions_are_drawn_more_often(parts):
+    weights = aged()
+    stream = some_stream(40, 64, parts=parts, cumulative=weights.cumsum())
+    stacks = take(stream, 300)
+    users = np.concatenate([stack["users"].ravel() for stack in stacks])
+    counts = np.bincount(users, minlength=40)
+    want = weights / weights.sum()
+    if parts == 1:
+        assert stats.chisquare(counts, want * len(users)).pvalue > 1e-4
+    # Parts are of equal weight but for one interaction each.
+    np.testing.assert_allclose(counts / len(users), want, rtol=0.3, atol=1e-3)
+    other = some_stream(
+        40, 64, seed=1, parts=parts, cumulative=weights.cumsum()
+    )
+    assert not np.array_equal(take(other, 1)[0]["users"], stacks[0]["users"])
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
+def test_draws_by_age_are_a_function_of_the_step(pipeline):
+    options = {"batch_size": 12, "parts": 4, "cumulative": aged(103).cumsum()}
+    whole = take(some_stream(**options), 9)
+    assert_same(take(some_stream(**options), 9, 0, pipeline), whole)
+    assert_same(take(some_stream(**options), 4, 5, pipeline), whole[5:])
+    shares = [
+        take(some_stream(**options, places=np.array(places)), 9, 0, pipeline)
+        for places in ([0, 1, 8], [2, 3, 4, 5, 6, 7], [9, 10, 11])
+    ]
+    order = [0, 1, 8, 2, 3, 4, 5, 6, 7, 9, 10, 11]
+    for number, stack in enumerate(whole):
+        got = np.concatenate([s[number]["users"] for s in shares], axis=1)
+        np.testing.assert_array_equal(got, stack["users"][:, order])
+
+
+def test_a_half_life_wants_times(catalog):
+    with pytest.raises(InputError, match="by their age"):
+        make_stream(catalog, 8, 3, 0, half_life=5.0)
+    train = catalog.train
+    times = np.arange(len(train), dtype=np.int64)
+    timed = dataclasses.replace(
+        catalog,
+        splits=catalog.splits
+        | {"train": dataclasses.replace(train, timestamps=times)},
+    )
+    with pytest.raises(InputError, match="by their age"):
+        make_stream(timed, 8, 3, 0, half_life=-1.0)
+    stream = make_stream(timed, 8, 3, 0, half_life=2.0)
+    last = set(zip(train.users[-60:], train.items[-60:], strict=True))
+    for stack in take(stream, 5):
+        pairs = zip(stack["users"].flat, stack["items"].flat, strict=True)
+        assert {*pairs} <= last
 
 
 def test_a_batch_has_an_example():

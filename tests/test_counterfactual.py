@@ -283,28 +283,20 @@ def test_a_workdir_is_tied_to_its_counterfactuals(tmp_path):
 
 
 @pytest.fixture
-def base(tmp_path, monkeypatch):
+def base(tmp_path):
     """The workdir of a trained MCI, whose data stays in memory."""
     config = make_config("mci", train__epochs=1)
     train.train_and_evaluate(config, tmp_path / "base", make_rewritten())
-    make = Run.make
-    monkeypatch.setattr(
-        Run,
-        "make",
-        lambda config, catalog=None, devices=None: make(
-            config, catalog or make_rewritten(), devices
-        ),
-    )
     return tmp_path / "base"
 
 
 def test_starts_from_a_trained_encoder(base, tmp_path):
-    _, trained, _ = reopen(base)
+    _, trained, _ = reopen(base, catalog=make_rewritten())
     config = make_neggen("mci", train__start_from=str(base))
     config.optimizer.learning_rate = 0.0
     config.train.epochs = 1
     train.train_and_evaluate(config, tmp_path / "warm", make_rewritten())
-    _, state, _ = reopen(tmp_path / "warm")
+    _, state, _ = reopen(tmp_path / "warm", catalog=make_rewritten())
     got = numbers(state.params["encoder"])
     want = numbers(trained.params["encoder"])
     assert got.keys() == want.keys()

@@ -12,8 +12,7 @@ from conftest import ITEMS
 from recommending import made_up, opened
 
 from neggen_jax.catalog import Features
-from neggen_jax.data import new_items
-from neggen_jax.data.features import extract
+from neggen_jax.data.features import encode_new, extract
 from neggen_jax.errors import InputError
 from neggen_jax.recommend import cold, ridge
 from neggen_jax.recommend.asked import Asked
@@ -250,10 +249,10 @@ def test_texts_are_encoded_as_those_known(dim):
             if n != "image_root"
         },
     )
-    made = new_items.encode(known, "text", records, again)
+    made = encode_new(known, "text", records, again)
     np.testing.assert_allclose(made, known.values[:5], atol=1e-5)
     blank = dataclasses.replace(again, texts=["", *again.texts[1:]])
-    made = new_items.encode(known, "text", records, blank)
+    made = encode_new(known, "text", records, blank)
     assert not made[0].any()
     np.testing.assert_allclose(made[1:], known.values[1:5], atol=1e-5)
 
@@ -275,7 +274,7 @@ def test_images_are_encoded_as_those_known(tmp_path):
     new = dataclasses.replace(
         made_up(1), images=["new.png"], image_root=str(tmp_path)
     )
-    made = new_items.encode(known, "image", records, new)
+    made = encode_new(known, "image", records, new)
     np.testing.assert_allclose(made[0], known.values[3], atol=1e-5)
 
 
@@ -284,4 +283,4 @@ def test_refuses_an_encoder_that_gives_other_vectors():
     known = extract(records, "text", "tfidf", progress=False)
     turned = dataclasses.replace(known, values=-known.values)
     with pytest.raises(InputError, match="by another encoder"):
-        new_items.encode(turned, "text", records, texts(2, 1))
+        encode_new(turned, "text", records, texts(2, 1))

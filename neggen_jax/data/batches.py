@@ -11,6 +11,9 @@ own places in every batch. A host that forms some places of the batch then
 reads some parts of the interactions, and batches are the same for any number
 of hosts.
 
+Where recent interactions are to count for more, each place draws one by its
+weight instead, with replacement: by a hash of the seed and its position.
+
 Several steps are stacked for one dispatch to the devices. `tf_batches` forms
 them in tf.data; `numpy_batches` forms the same ones, bit for bit, without
 TensorFlow.
@@ -30,6 +33,15 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Catalog
+from neggen_jax.data.order import (
+    NumPy,
+    TensorFlow,
+    by_age,
+    count_parts,
+    cuts,
+    hashed,
+    stream_order,
+)
 from neggen_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -37,15 +49,6 @@ Batch = dict[str, np.ndarray]
 # Which order interactions are drawn in: whoever changes it counts on, so that
 # no run goes on with other batches than it began with.
 ORDER = 2
-
-# Interactions are cut into so many parts at most,
-_PARTS = 256
-# and into none smaller than this: a batch has as many of each part.
-_PART = 65_536
-
-_ROUNDS = 6
-# Odd multipliers, as hash finalisers use them; products wrap at 2^32.
-_MULTIPLY = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,121 +104,6 @@ class Schedule:
         return epoch * self.dispatches_per_epoch + part
 
 
-class _NumPy:
-    """What NumPy and TensorFlow do differently."""
-
-    shift = staticmethod(np.right_shift)
-
-    @staticmethod
-    def cast(x, dtype):
-        return np.asarray(x).astype(dtype)
-
-    @staticmethod
-    def walk(encipher, index, key, size):
-        x, key, size = np.broadcast_arrays(encipher(index, key), key, size)
-        shape, x, key, size = x.shape, x.flatten(), key.ravel(), size.ravel()
-        # Only those that are still outside: after a few rounds hardly any.
-        out = np.flatnonzero(x >= size)
-        while out.size:
-            x[out] = encipher(x[out], key[out])
-            out = out[x[out] >= size[out]]
-        return x.reshape(shape)
-
-
-class _TensorFlow:
-    def __init__(self):
-        import tensorflow as tf
-
-        self.shift, self.cast = tf.bitwise.right_shift, tf.cast
-
-        def walk(encipher, index, key, size):
-            return tf.while_loop(
-                lambda x: tf.reduce_any(x >= size),
-                lambda x: (tf.where(x >= size, encipher(x, key), x),),
-                (encipher(index, key),),
-            )[0]
-
-        self.walk = walk
-
-
-def _mix(xp, x, key):
-    """Scrambles uint32 `x` under a uint32 key."""
-    x = (x ^ key) * _MULTIPLY[0]
-    x = (x ^ xp.shift(x, 15)) * _MULTIPLY[1]
-    x = (x ^ xp.shift(x, 13)) * _MULTIPLY[2]
-    return x ^ xp.shift(x, 16)
-
-
-def _encipher(xp, x, key, half: int):
-    """A Feistel network: a keyed bijection of `[0, 4**half)`, int64."""
-    mask = 2**half - 1
-    left = xp.cast(xp.shift(x, half), "uint32")
-    right = xp.cast(x & mask, "uint32")
-    for _ in range(_ROUNDS):
-        key = key + _MULTIPLY[0]
-        left, right = right, left ^ (_mix(xp, right, key) & mask)
-    return xp.cast(left, "int64") * 2**half + xp.cast(right, "int64")
-
-
-def permute(index, key, size: int, xp=_NumPy):
-    """Maps indices through a keyed permutation of `[0, size)`.
-
-    Indices that leave the range are enciphered again until they return
-    (cycle walking), which keeps the map a bijection of the range.
-
-    Args:
-      index: int64, in `[0, size)`.
-      key: uint32, of the same shape.
-      size: length of the range; or one for each index, none much smaller
-        than another.
-      xp: NumPy, or TensorFlow.
-    """
-    half = _half_bits(int(np.max(size)))
-    return xp.walk(lambda x, key: _encipher(xp, x, key, half), index, key, size)
-
-
-def _half_bits(size: int) -> int:
-    return max(1, math.ceil((size - 1).bit_length() / 2))
-
-
-def stream_order(start, offsets, seed: int, size, part=0, parts=1, xp=_NumPy):
-    """The interactions at some positions of endless streams.
-
-    Args:
-      start: int64, first position.
-      offsets: int64, any shape, added to it.
-      seed: in `[0, 2**32)`.
-      size: number of interactions in the stream of each offset.
-      part: number of the stream of each offset.
-      parts: how many streams there are.
-      xp: NumPy, or TensorFlow.
-
-    Returns:
-      int64 indices of interactions of the streams, in the shape of `offsets`.
-    """
-    position = start + offsets
-    passes = xp.cast(position // size * parts + part, "uint32")
-    # Mixed twice: passes ^ seed alone would give seed 1 the passes of seed 0,
-    # two by two exchanged.
-    key = _mix(xp, _mix(xp, passes, 0), seed)
-    return permute(position % size, key, size, xp)
-
-
-def count_parts(interactions: int, batch: int) -> int:
-    """How many parts the interactions are cut into.
-
-    A power of two that divides the batch, whatever the number of hosts.
-
-    Args:
-      interactions: in all.
-      batch: examples of one step.
-    """
-    parts = math.gcd(batch, _PARTS)
-    while parts > 1 and interactions < parts * _PART:
-        parts //= 2
-    return parts
-
-
 @dataclasses.dataclass(frozen=True)
 class Stream:
     """The train interactions, ready to be batched by one process.
@@ -232,6 +120,8 @@ class Stream:
       places: int64, ascending, which of a batch's examples this process
         forms; all of them by default.
       parts: that the interactions are cut into; they divide the batch.
+      cumulative: int64 `[n]`, sums of what the interactions up to each weigh;
+        None where all are read equally often.
     """
 
     users: np.ndarray
@@ -244,6 +134,7 @@ class Stream:
     )
     places: np.ndarray | None = None
     parts: int = 1
+    cumulative: np.ndarray | None = None
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -267,7 +158,7 @@ class Stream:
         if places is None:
             places = np.arange(self.batch_size)
         part, slot = np.divmod(places, share)
-        bounds = len(self.users) * np.arange(self.parts + 1) // self.parts
+        bounds = cuts(self.parts, len(self.users), self.cumulative)
         own = np.unique(part)
         sizes = np.diff(bounds)
         begin = np.cumsum(sizes[own]) - sizes[own]
@@ -288,14 +179,23 @@ class Stream:
             part=part,
             size=sizes[part],
             begin=begin[np.searchsorted(own, part)],
+            weights=self._weights(bounds, part, held),
         )
+
+    def _weights(
+        self, bounds: np.ndarray, part: np.ndarray, held: Any
+    ) -> _Weights | None:
+        if self.cumulative is None:
+            return None
+        sums = np.append(0, self.cumulative)[bounds]
+        return _Weights(held(self.cumulative), sums[part], np.diff(sums)[part])
 
     @property
     def held(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of the parts that this process reads."""
         return self._mine.users, self._mine.items
 
-    def positions(self, start: Any, xp: Any = _NumPy) -> Any:
+    def positions(self, start: Any, xp: Any = NumPy) -> Any:
         """Where this process' examples of a stack stand in `held`.
 
         Args:
@@ -306,6 +206,11 @@ class Stream:
           int64 `[steps_per_dispatch, batch_share]`.
         """
         mine = self._mine
+        if (weights := mine.weights) is not None:
+            first = start * mine.share
+            drawn = hashed(first, mine.offsets, self.seed, mine.part, xp)
+            drawn = weights.before + drawn % weights.total
+            return xp.searchsorted(weights.cumulative, drawn, "right")
         index = stream_order(
             start * mine.share,
             mine.offsets,
@@ -331,6 +236,7 @@ class _Mine:
       part: `[batch_share]`, the part of each place.
       size: interactions of that part.
       begin: where it begins in `users`.
+      weights: where interactions weigh by age.
     """
 
     users: np.ndarray
@@ -340,13 +246,59 @@ class _Mine:
     part: np.ndarray
     size: np.ndarray
     begin: np.ndarray
+    weights: _Weights | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """What the interactions weigh that one process holds.
+
+    Attributes:
+      cumulative: of them, sums up to each, as in the whole stream.
+      before: `[batch_share]`, sum before the part of each place.
+      total: `[batch_share]`, sum of that part.
+    """
+
+    cumulative: np.ndarray
+    before: np.ndarray
+    total: np.ndarray
 
 
 def make_stream(
-    catalog: Catalog, batch_size: int, stack: int, seed: int, **options: Any
+    catalog: Catalog,
+    batch_size: int,
+    stack: int,
+    seed: int,
+    half_life: float = 0.0,
+    **options: Any,
 ) -> Stream:
-    """The stream of a catalogue's train split."""
-    train = catalog.train
+    """The stream of a catalogue's train split.
+
+    Args:
+      catalog: the dataset.
+      batch_size: see `Stream`.
+      stack: steps of a dispatch, at most.
+      seed: see `Stream`.
+      half_life: see `by_age`; 0 reads all interactions equally often.
+      **options: of `Stream`.
+
+    Raises:
+      InputError: if interactions are to count by age, and there are no times.
+    """
+    train, cumulative = catalog.train, None
+    parts = count_parts(len(train), max(1, batch_size))
+    if half_life:
+        if half_life < 0 or train.timestamps is None:
+            raise InputError(
+                "Interactions cannot be drawn by their age.",
+                where=f"config.data.half_life={half_life}",
+                expected="a positive age, and a dataset that tells times",
+                fix="prepare it with --time_column, or leave half_life at 0",
+            )
+        cumulative = np.cumsum(by_age(train.timestamps, half_life))
+        # A part may not be empty, as where few weigh more than all others.
+        while (np.diff(cuts(parts, len(train), cumulative)) < 1).any():
+            parts //= 2
     schedule = Schedule.make(len(train), max(1, batch_size), stack)
     return Stream(
         train.users,
@@ -354,7 +306,8 @@ def make_stream(
         batch_size,
         seed,
         schedule,
-        parts=count_parts(len(train), max(1, batch_size)),
+        parts=parts,
+        cumulative=cumulative,
         **options,
     )
 
@@ -380,7 +333,7 @@ def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
 
     # Training owns the accelerators; TensorFlow only feeds it.
     tf.config.set_visible_devices([], "GPU")
-    xp, schedule, tables = _TensorFlow(), stream.schedule, stream.item_tables
+    xp, schedule, tables = TensorFlow(), stream.schedule, stream.item_tables
     users, items = map(tf.constant, stream.held)
 
     def rows(items):

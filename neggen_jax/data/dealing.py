@@ -8,11 +8,10 @@ the interactions, and all others are padded to its size.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
-from neggen_jax.catalog import Catalog, ItemRecords
+from neggen_jax.catalog import Catalog
 from neggen_jax.data.items import bare_records
 
 
@@ -60,7 +59,7 @@ def deal(catalog: Catalog, seed: int = 0) -> Catalog:
             )
             for name, matrix in catalog.features.items()
         },
-        records=_reordered(records, items),
+        records=records.only(items),
         user_ids=[names[n] if names else str(n) for n in users],
         indexed=None,
         verified="",
@@ -71,11 +70,3 @@ def _inverse(order: np.ndarray) -> np.ndarray:
     out = np.empty(len(order), np.int32)
     out[order] = np.arange(len(order), dtype=np.int32)
     return out
-
-
-def _reordered(records: ItemRecords, items: np.ndarray) -> ItemRecords:
-    columns = ("ids", "titles", "texts", "attributes", "images")
-    moved: dict[str, Any] = {
-        name: [getattr(records, name)[n] for n in items] for name in columns
-    }
-    return dataclasses.replace(records, **moved)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,11 @@ import numpy as np
 
 from neggen_jax.catalog import Features, ItemRecords
 from neggen_jax.data.encoders import SEEDS, Encoder, Pixels, Tfidf, untracked
-from neggen_jax.data.encoders_neural import ImageTransformer, TextTransformer
+from neggen_jax.data.encoders_neural import (
+    MINILM,
+    ImageTransformer,
+    TextTransformer,
+)
 from neggen_jax.data.images import check_images, unreadable
 from neggen_jax.errors import InputError, nearest
 
@@ -31,6 +35,9 @@ ENCODERS: dict[str, dict[str, type[Encoder]]] = {
     "text": {"tfidf": Tfidf, "transformers": TextTransformer},
     "image": {"pixels": Pixels, "transformers": ImageTransformer},
 }
+
+# Items whose vectors show whether two encoders are the same.
+_CHECKED = 64
 
 
 def extract(
@@ -274,6 +281,103 @@ def unit_rows(values: np.ndarray, longest: float | None = None) -> np.ndarray:
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     tell = lengths > 1e-5 * (lengths.max() if longest is None else longest)
     return np.where(tell, values / np.where(tell, lengths, 1), 0)
+
+
+def encode_new(
+    known: Features,
+    modality: str,
+    records: ItemRecords | None,
+    new: ItemRecords,
+    model: str | None = None,
+    bad_images: str = "error",
+) -> np.ndarray:
+    """Encodes new items' content as that of a dataset was encoded.
+
+    An encoder without weights learns from the dataset's own items again; that
+    it gives their vectors again is seen to.
+
+    Args:
+      known: the dataset's features of the modality.
+      modality: "text" or "image".
+      records: of the dataset.
+      new: of the new items.
+      model: where the weights of a neural encoder are now.
+      bad_images: see `extract`.
+
+    Returns:
+      float32 `[n, f]`; unit rows, or zero for items without.
+
+    Raises:
+      InputError: if the dataset's vectors came from elsewhere, or the encoder
+        is not the one that made them.
+    """
+    about = known.manifest
+    name = about.get("encoder")
+    if name not in ENCODERS.get(modality, {}) or records is None:
+        raise InputError(
+            f"New items' {modality} cannot be encoded like that of the known.",
+            where=f"features of the modality {modality!r}",
+            expected="vectors that launch/prepare.py has made of content",
+            found=f"encoder {name!r}",
+            fix=f'give vectors: "vectors": {{"{modality}": [...]}}',
+        )
+    chosen = about["source"].get("attributes")
+    if modality == "text":
+        texts = (item_text(new, i, chosen) for i in range(len(new)))
+        contents: list[Any] = [text or None for text in texts]
+    else:
+        contents, _ = contents_of(new, modality, bad_images=bad_images)
+    having = np.array([content is not None for content in contents], bool)
+    out = np.zeros((len(new), known.dim), np.float32)
+    if not having.any():
+        return out
+    # As it was prepared: images that could not be read are absent.
+    first = records.only(range(known.learned_from))
+    old, _ = contents_of(first, modality, chosen, "absent")
+    coder, longest = _relearned(known, modality, name, old, model)
+    rows = coder.transform([c for c in contents if c is not None])
+    out[having] = unit_rows(rows, longest)
+    return out
+
+
+def _relearned(
+    known: Features,
+    modality: str,
+    name: str,
+    contents: list[Any],
+    model: str | None,
+) -> tuple[Any, float]:
+    """The encoder as it was, and the length of its longest known vector."""
+    about = known.manifest
+    kind = ENCODERS[modality][name]
+    seed = int(about.get("parameters", {}).get("seed", 0))
+    neural = name == "transformers"
+    # The width may have been asked for, or be what there was.
+    for dim in (None,) if neural else (None, known.dim):
+        coder = kind(_weights(about, model) if neural else None, dim, seed=seed)
+        some = np.flatnonzero([content is not None for content in contents])
+        if neural:
+            some = some[:_CHECKED]
+        rows = coder.fit_transform([contents[i] for i in some])
+        longest = float(np.linalg.norm(rows, axis=1).max())
+        check = slice(0, _CHECKED)
+        made = unit_rows(rows[check], longest)
+        want = known.values[some[check]]
+        # Machines round otherwise; other encoders differ by far more.
+        if made.shape == want.shape and np.allclose(made, want, atol=1e-3):
+            return coder, longest
+    raise InputError(
+        "The dataset's vectors were made by another encoder.",
+        where=f"features of the modality {modality!r}",
+        expected={k: about.get(k) for k in ("encoder", "model", "parameters")},
+        found={"encoder": name, **coder.about()},
+        fix=f"name its weights (--{modality}_model), or give vectors",
+    )
+
+
+def _weights(about: Mapping[str, Any], model: str | None) -> str | None:
+    name = (about.get("model") or {}).get("name")
+    return model or (None if name == MINILM else name)
 
 
 def tracked(steps: Iterable[Any], label: str) -> Iterable[Any]:

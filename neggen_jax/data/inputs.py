@@ -366,7 +366,7 @@ def _place_features(
     dtype: str,
 ) -> Matrix:
     matrix = catalog.features[name]
-    mean, scale = moments(name, matrix.values, matrix.present)
+    mean, scale = moments(name, *matrix.learned)
     # Each process reads and standardises the rows of its own devices.
     rows = partition.mine(size.item_rows, "item")
     present = partition.own(matrix.present, size.item_rows, "item")

@@ -18,6 +18,7 @@ from typing import Any
 from neggen_jax.catalog import Catalog, ItemRecords
 from neggen_jax.data import store
 from neggen_jax.data.dealing import deal
+from neggen_jax.data.extension import Known, with_content
 from neggen_jax.data.features import ENCODERS, extract
 from neggen_jax.data.sources.matrices import read_embedding
 from neggen_jax.data.sources.registry import SOURCES, Made
@@ -37,6 +38,7 @@ def prepare(
     text_attributes: Sequence[str] | None = None,
     bad_images: str = "error",
     order: str = "given",
+    extends: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> Catalog:
@@ -61,6 +63,8 @@ def prepare(
       order: of users and items: "given", as the source has them, or "dealt"
         at random, so that all shards of a table have as much to do; their
         identifiers tell which is which.
+      extends: dataset directory to which what the source brings is added;
+        see `data/extension.py`. How vectors are made is as it was there.
       overwrite: replace a dataset directory that is there already.
       **options: of the source, as `registry.SOURCES` lists them.
 
@@ -71,26 +75,44 @@ def prepare(
       InputError: for unknown words, bad input, or a full disk. `output` is
         then as it was.
     """
-    _check_options(source, options)
+    more = {} if extends is None else {"extends": extends}
+    _check_options(source, {**options, **more})
     asked = {"text": (text, text_model), "image": (image, image_model)}
     own = {name: Path(path) for name, path in (embeddings or {}).items()}
     for modality, (encoder, model) in asked.items():
         _check_encoder(modality, encoder, model, modality in own)
     _check_order(order, source)
+    known = None
+    if extends is not None:
+        words = {f"--{name}={word}": word for name, (word, _) in asked.items()}
+        words |= {"--order=dealt": "auto" if order == "given" else order}
+        words |= {"--text_attributes": "auto" if not text_attributes else ""}
+        _check_extends(Path(extends), Path(output), words)
+        options["extends"] = known = Known.load(extends)
     with store.replacing(output, overwrite=overwrite) as partial:
         made = SOURCES[source].make(input, partial, options)
         if text_attributes is None:
             text_attributes = made.text_attributes
+        if known is not None:
+            # Its numbers are not the source's.
+            made = made._replace(indexed=False)
         catalog = _with_embeddings(made, own)
-        for modality, (encoder, model) in asked.items():
-            catalog = _with_features(
-                catalog,
-                modality,
-                _choose(modality, encoder, model, catalog),
-                model=model,
-                text_attributes=text_attributes,
-                bad_images=bad_images,
-            )
+        if known is not None:
+            models = {name: model for name, (_, model) in asked.items()}
+            catalog = with_content(known, catalog, own, models, bad_images)
+            made.about.update(known.about())
+            if "name" not in options:
+                catalog = dataclasses.replace(catalog, name=known.catalog.name)
+        else:
+            for modality, (encoder, model) in asked.items():
+                catalog = _with_features(
+                    catalog,
+                    modality,
+                    _choose(modality, encoder, model, catalog),
+                    model=model,
+                    text_attributes=text_attributes,
+                    bad_images=bad_images,
+                )
         if order == "dealt":
             catalog = deal(catalog)
             made.about["order"] = order
@@ -125,6 +147,31 @@ def _check_order(order: str, source: str) -> None:
             "The bazaar cannot be dealt: its truth tells of indices.",
             where="--order=dealt",
             fix="leave it out; its indices do not follow popularity",
+        )
+
+
+def _check_extends(
+    extends: Path, output: Path, words: Mapping[str, str]
+) -> None:
+    """Refuses what a dataset that is extended has settled.
+
+    Args:
+      extends: that dataset directory.
+      output: where the new one goes.
+      words: flag -> "auto", unless something was asked for.
+    """
+    for flag, word in words.items():
+        if word != "auto":
+            raise InputError(
+                "This was settled when the dataset that is extended was made.",
+                where=f"{flag} --extends={extends}",
+                fix="leave it out, or prepare a dataset of its own",
+            )
+    if output.resolve() == extends.resolve():
+        raise InputError(
+            "A dataset directory is not extended in its place: runs need it.",
+            where=f"--output={output}",
+            fix="name another directory",
         )
 
 

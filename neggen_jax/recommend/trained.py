@@ -19,7 +19,8 @@ from etils import epath
 
 from neggen_jax import storage
 from neggen_jax.catalog import ItemRecords
-from neggen_jax.data import inputs, new_items, store
+from neggen_jax.data import inputs, store
+from neggen_jax.data.features import encode_new
 from neggen_jax.data.items import read_new
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoder
@@ -198,15 +199,11 @@ def _vectors(
         if row not in given and _has(new, row, modality)
     ]
     if rest:
-        parts: dict[str, Any] = {
-            name: [getattr(new, name)[row] for row in rest]
-            for name in ("ids", "titles", "texts", "attributes", "images")
-        }
-        out[rest] = new_items.encode(
+        out[rest] = encode_new(
             known,
             modality,
             trained.records,
-            dataclasses.replace(new, **parts),
+            new.only(rest),
             models.get(modality),
         )
     return out

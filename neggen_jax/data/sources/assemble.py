@@ -14,6 +14,7 @@ from typing import TypedDict
 import numpy as np
 
 from neggen_jax.catalog import SPLITS, Catalog, Interactions
+from neggen_jax.data.extension import Known
 from neggen_jax.data.items import bare_records
 from neggen_jax.data.sources.core import core as core_of
 from neggen_jax.data.sources.log import Log, first_of_each_pair, number
@@ -31,6 +32,7 @@ class Rules(TypedDict, total=False):
     ratios: Sequence[float | str]
     seed: int
     cold_users: str | None
+    extends: Known | None
 
 
 def assemble(
@@ -44,6 +46,7 @@ def assemble(
     seed: int = 0,
     cold_users: str | None = None,
     num_items: int | None = None,
+    extends: Known | None = None,
 ) -> Catalog:
     """Makes a catalogue, not validated yet, of interactions.
 
@@ -66,14 +69,18 @@ def assemble(
         train: "error", or "drop" what they have there. By default "drop",
         but "error" where the source brings the split.
       num_items: how many items there are, where the codes of `log.items` are
-        their indices already.
+        their indices already; where a dataset is extended, each of the names
+        of `log.items` is an item then.
+      extends: the dataset that the interactions come to; its users and items
+        are the first ones.
 
     Returns:
       The catalogue, without features; its records tell identifiers alone,
       and there are none where these are the indices.
 
     Raises:
-      InputError: for unknown words, or if nothing is left.
+      InputError: for unknown words, if nothing is left, or for a k-core of
+        what comes to a dataset.
     """
     given = split == "given" or (split is None and log.labels is not None)
     strict = "error" if given else None
@@ -91,44 +98,59 @@ def assemble(
         )
     if not len(log):
         raise InputError("There are no interactions.", where=name)
+    if extends is not None:
+        if core > 1:
+            raise InputError(
+                "There is no k-core of what comes to a dataset.",
+                where=f"--core={core}",
+                fix="pass --core=0: old users and items stay, whatever comes",
+            )
+        log = extends.unseen(log)
     if duplicates == "first":
         log = log.only(first_of_each_pair(log))
     log = log.only(core_of(log.users.codes, log.items.codes, core))
     if not given:
-        users, items = number(log.users)[0], number(log.items)[0]
+        users, items = number(log.users).codes, number(log.items).codes
         labels = split_by(
             split or "random", users, items, log.times, ratios, seed
         )
         log = dataclasses.replace(log, labels=labels)
+    if extends is not None:
+        log = extends.before(log)
     if cold_users == "drop":
         assert log.labels is not None
         warm = np.zeros(len(log.users.names), np.bool_)
         warm[log.users.codes[log.labels == 0]] = True
         log = log.only(warm[log.users.codes])
-    return _catalog(log, name, num_items)
+    return _catalog(log, name, num_items, extends)
 
 
-def _catalog(log: Log, name: str, num_items: int | None) -> Catalog:
-    users, user_ids = number(log.users)
+def _catalog(
+    log: Log, name: str, num_items: int | None, extends: Known | None
+) -> Catalog:
+    known = (0, 0)
+    if extends is not None:
+        known = extends.catalog.num_users, extends.catalog.num_items
+    users = number(log.users, known[0])
     records = None
-    if num_items is not None:
+    if num_items is not None and extends is None:
         items = log.items.codes
     else:
-        items, item_ids = number(log.items)
-        num_items = int(items.max(initial=-1)) + 1
-        records = None if item_ids is None else bare_records(item_ids)
+        named = number(log.items, known[1], num_items is not None)
+        items, num_items = named.codes, named.size
+        records = None if named.names is None else bare_records(named.names)
     splits = {}
     for label, part in enumerate(SPLITS):
         rows = log.labels == label
         times = None if log.times is None else log.times[rows]
-        splits[part] = Interactions(users[rows], items[rows], times)
+        splits[part] = Interactions(users.codes[rows], items[rows], times)
     return Catalog(
         name=name,
-        num_users=int(users.max(initial=-1)) + 1,
+        num_users=users.size,
         num_items=num_items,
         splits=splits,
         records=records,
-        user_ids=user_ids,
+        user_ids=users.names,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Catalog
+from neggen_jax.data.extension import Known, arranged, named
 from neggen_jax.data.items import read_matrices, read_records
 from neggen_jax.data.sources.assemble import assemble
 from neggen_jax.data.sources.log import Column, Log
@@ -30,6 +31,7 @@ def read_diffmm(
     name: str | None = None,
     duplicates: str | None = None,
     cold_users: str | None = None,
+    extends: Known | None = None,
 ) -> Catalog:
     """Reads such a directory; entries that are not 0 are interactions.
 
@@ -41,6 +43,7 @@ def read_diffmm(
         "error" (the default), or keep the "first".
       cold_users: what to do with users of valid and test who are not in
         train: "error" (the default), or "drop" them.
+      extends: see `mmrec.read_mmrec`.
 
     Raises:
       InputError: if a file is missing, is no such matrix, or breaks a rule.
@@ -74,9 +77,10 @@ def read_diffmm(
         labels.append(np.full(len(rows[-1]), label, np.int8))
     assert shape is not None
     users, items = shape
+    records, features = read_records(root), read_matrices(root, items)
     log = Log(
         Column(np.concatenate(rows), _numbers(users)),
-        Column(np.concatenate(columns), _numbers(items)),
+        named(np.concatenate(columns), records, items),
         labels=np.concatenate(labels),
     )
     catalog = assemble(
@@ -85,12 +89,11 @@ def read_diffmm(
         duplicates=duplicates,
         cold_users=cold_users,
         num_items=items,
+        extends=extends,
     )
-    return dataclasses.replace(
-        catalog,
-        features=read_matrices(root, items),
-        records=read_records(root),
-    )
+    if extends is not None:
+        return arranged(catalog, records, features)
+    return dataclasses.replace(catalog, features=features, records=records)
 
 
 def _numbers(count: int) -> Any:

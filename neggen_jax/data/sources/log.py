@@ -100,11 +100,28 @@ class Words:
         return Column(np.concatenate(codes), parts.chunk(0).dictionary)
 
 
-def number(column: Column) -> tuple[np.ndarray, list[str] | None]:
-    """Indices of the rows, int32 `[n]`, and what each index was called.
+class Numbered(NamedTuple):
+    """Rows by number.
 
-    Whole numbers are counted by size, other words by their letters. The
-    second is None where names and indices are the same.
+    Attributes:
+      codes: int32 `[n]`, the index of each row.
+      names: what each index was called; None where names and indices are the
+        same.
+      size: how many indices there are.
+    """
+
+    codes: np.ndarray
+    names: list[str] | None
+    size: int
+
+
+def number(column: Column, first: int = 0, every: bool = False) -> Numbered:
+    """Numbers words: whole numbers by size, others by their letters.
+
+    Args:
+      column: of which names that no row has are left out.
+      first: how many names at the beginning keep their places, used or not.
+      every: leave no name out.
     """
     from pyarrow import compute
 
@@ -115,12 +132,16 @@ def number(column: Column) -> tuple[np.ndarray, list[str] | None]:
         order = np.argsort(numbers)
     else:
         order = compute.sort_indices(names).to_numpy().astype(np.int64)
-    order = order[used[order]]
+    used |= every
+    used[:first] = True
+    order = order[used[order] & (order >= first)]
+    order = np.concatenate([np.arange(first), order])
     index = np.full(len(names), -1, np.int32)
     index[order] = np.arange(len(order))
     if numbers is not None and (numbers[order] == np.arange(len(order))).all():
-        return index[column.codes], None
-    return index[column.codes], names.take(order).to_pylist()
+        return Numbered(index[column.codes], None, len(order))
+    called = names.take(order).to_pylist()
+    return Numbered(index[column.codes], called, len(order))
 
 
 def integers(names: pa.Array) -> np.ndarray | None:

@@ -110,7 +110,7 @@ def read_embedding(
     items = catalog.num_items
     if not names.exists() and indexed:
         return features_of(read_matrix(path, modality, items), path)
-    ids = catalog.records.ids if catalog.records else [*map(str, range(items))]
+    ids = catalog.item_names()
     if names.exists():
         rows = _named(names, ids)
         values = read_matrix(path, modality, None)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from neggen_jax.catalog import Catalog
+from neggen_jax.data.extension import Known, arranged, named
 from neggen_jax.data.items import read_matrices, read_records
 from neggen_jax.data.sources.assemble import assemble
 from neggen_jax.data.sources.columns import Columns
@@ -40,6 +41,7 @@ def read_mmrec(
     name: str | None = None,
     duplicates: str = "error",
     cold_users: str = "error",
+    extends: Known | None = None,
 ) -> Catalog:
     """Reads a directory in the layout of the MMRec toolbox.
 
@@ -57,6 +59,8 @@ def read_mmrec(
         "error", or keep the "first" by time, then by line.
       cold_users: what to do with users of valid and test who are not in
         train: "error", or "drop" them.
+      extends: the dataset that the interactions come to. Items are known by
+        the identifiers that items.jsonl gives them, or else by their numbers.
 
     Returns:
       The validated catalogue. It has records if there is anything to know of
@@ -76,6 +80,8 @@ def read_mmrec(
     if num_items:
         known = _known_items(log.items, num_items, path)
         items = Column(known[log.items.codes], log.items.names)
+        if extends is not None:
+            items = named(items.codes, records, num_items)
         log = dataclasses.replace(log, items=items)
     catalog = assemble(
         log,
@@ -83,7 +89,10 @@ def read_mmrec(
         duplicates=duplicates,
         cold_users=cold_users,
         num_items=num_items or None,
+        extends=extends,
     )
+    if extends is not None:
+        return arranged(catalog, records, features)
     return dataclasses.replace(
         catalog, features=features, records=records or catalog.records
     ).validate()

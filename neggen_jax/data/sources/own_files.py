@@ -96,17 +96,10 @@ def read_files(
         **rules,
     )
     if known is not None:
-        ids = item_ids(catalog)
+        ids = catalog.item_names()
         records = read_items(known, ids)
         catalog = dataclasses.replace(catalog, records=records)
     return catalog
-
-
-def item_ids(catalog: Catalog) -> list[str]:
-    """What the source calls the items."""
-    if catalog.records is not None:
-        return catalog.records.ids
-    return [str(item) for item in range(catalog.num_items)]
 
 
 def read_items(path: Path, ids: Sequence[str]) -> ItemRecords:

@@ -140,7 +140,8 @@ SOURCES = {
 
 
 def _about(source: str, input: Input, options: Options) -> dict[str, Any]:
-    known = {"source": source, **options}
+    told = {name: v for name, v in options.items() if name != "extends"}
+    known = {"source": source, **told}
     if input is not None:
         known["input"] = os.fspath(Path(input).resolve())
     return known

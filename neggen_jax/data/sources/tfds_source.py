@@ -18,7 +18,6 @@ from neggen_jax.data.sources import columns as naming
 from neggen_jax.data.sources.assemble import Rules, assemble
 from neggen_jax.data.sources.columns import LABELS, Columns, guess
 from neggen_jax.data.sources.log import Log, Words, join
-from neggen_jax.data.sources.own_files import item_ids
 from neggen_jax.errors import InputError
 
 _BLOCK = 8192  # examples that are read at a time
@@ -82,10 +81,14 @@ def read_tfds(
     )
     if not titles:
         return catalog
-    ids = item_ids(catalog)
+    ids = catalog.item_names()
     empty = [""] * len(ids)
     records = ItemRecords(
-        ids, [titles[i] for i in ids], empty, [{} for _ in ids], [*empty]
+        ids,
+        [titles.get(i, "") for i in ids],
+        empty,
+        [{} for _ in ids],
+        [*empty],
     )
     return dataclasses.replace(catalog, records=records)
 

@@ -24,7 +24,13 @@ from neggen_jax.data import store
 from neggen_jax.errors import InputError
 from neggen_jax.generation import tasks, writers
 from neggen_jax.generation.records import Record
-from neggen_jax.generation.sets import files, ledger, merging, pipeline
+from neggen_jax.generation.sets import (
+    carrying,
+    files,
+    ledger,
+    merging,
+    pipeline,
+)
 from neggen_jax.generation.sets.ledger import Ledger, Shard
 from neggen_jax.generation.sets.progress import Progress
 from neggen_jax.generation.tasks import Plan
@@ -209,7 +215,10 @@ def _write(
         "items": catalog.num_items,
         "source": store.items_digest(known),
     }
-    with Ledger(path, shard, plan.modalities, settings) as book:
+    before = carrying.carried(
+        known["source"].get("extends"), path.name, settings, shard, items.ids
+    )
+    with Ledger(path, shard, plan.modalities, settings, before) as book:
         total = sum(1 for _ in _todo(book, plan, wanted, scope))
         done = len(wanted) * len(plan.modalities) - total
         total = min(total, scope.limit or total)

@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,6 +97,7 @@ class Ledger:
       shard: which part of the items.
       modalities: that each item has a task of.
       settings: all that shapes the records, as JSON.
+      before: lines of records with which the journal begins, if it has none.
 
     Raises:
       InputError: if another process writes this shard, it or another one
@@ -110,8 +111,10 @@ class Ledger:
         shard: Shard,
         modalities: tuple[str, ...],
         settings: Mapping[str, Any],
+        before: Iterable[bytes] = (),
     ):
         self.directory, self.shard = directory, shard
+        self._before = before
         self._modalities = modalities
         self._settings = {
             **settings,
@@ -132,6 +135,9 @@ class Ledger:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._files.enter_context(_locked(self.directory, self.shard))
                 self._check_settings()
+                if not _begun(self.path):
+                    with replacing(self.path) as file:
+                        file.writelines(self._before)
                 self._file: BinaryIO = self._files.enter_context(
                     self.path.open("a+b", buffering=0)
                 )

@@ -20,7 +20,6 @@ import tensorflow_datasets as tfds
 
 from neggen_jax.catalog import SPLITS, Catalog
 from neggen_jax.data.sources.amazon.source import read_amazon
-from neggen_jax.data.sources.own_files import item_ids
 
 
 @dataclasses.dataclass
@@ -98,7 +97,7 @@ class AmazonReviews(tfds.core.GeneratorBasedBuilder):
         self, catalog: Catalog, split: str
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         part = catalog.splits[split]
-        items = item_ids(catalog)
+        items = catalog.item_names()
         users = catalog.user_ids
         titles = (
             catalog.records.titles if catalog.records else [""] * len(items)

@@ -26,7 +26,6 @@ from neggen_jax.data.sources.amazon.releases import (
 from neggen_jax.data.sources.amazon.reviews import read_reviews
 from neggen_jax.data.sources.assemble import Rules, assemble
 from neggen_jax.data.sources.log import Log
-from neggen_jax.data.sources.own_files import item_ids
 
 
 def read_amazon(
@@ -75,7 +74,7 @@ def read_amazon(
         name or category,
         **rules,
     )
-    ids = item_ids(catalog)
+    ids = catalog.item_names()
     if meta is not None:
         records = read_metadata(meta, ids)
         catalog = dataclasses.replace(catalog, records=records)
