@@ -390,7 +390,7 @@ def test_a_search_is_killed_and_goes_on(bazaar, tmp_path):
     flags = (
         f"--search={tmp_path}/search.toml",
         f"--data={bazaar}",
-        "--trials=3",
+        "--trials=2",
     )
     whole = call(*flags, f"--output={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
