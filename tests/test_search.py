@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -386,11 +387,13 @@ def test_a_search_over_a_bazaar(bazaar, tmp_path):
 @pytest.mark.slow
 def test_a_search_is_killed_and_goes_on(bazaar, tmp_path):
     """Against one that was not killed: the same trials and the same best."""
-    (tmp_path / "search.toml").write_text(REAL.replace("SEEDS", ""))
+    (tmp_path / "search.toml").write_text(
+        REAL.replace("SEEDS", "").replace("epochs=4", "epochs=30")
+    )
     flags = (
         f"--search={tmp_path}/search.toml",
         f"--data={bazaar}",
-        "--trials=3",
+        "--trials=2",
     )
     whole = call(*flags, f"--output={tmp_path}/whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
@@ -400,12 +403,17 @@ def test_a_search_is_killed_and_goes_on(bazaar, tmp_path):
     with subprocess.Popen(
         words, cwd=ROOT, env={**environment, "PYTHONPATH": str(ROOT)}
     ) as process:
-        log = broken / "trials/trial-001/metrics.jsonl"
-        until(lambda: log.exists() and "valid" in log.read_text(), 300)
+        saved = broken / "trials/trial-001/checkpoints"
+        until(lambda: any(x.name.isdigit() for x in saved.glob("*")), 300)
         process.kill()
+    # The whole machine, as it were.
+    left = broken / "logs/trial-001.process"
+    os.kill(int(left.read_text()), signal.SIGKILL)
     done = call(*flags, f"--output={broken}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trial-000" not in done.stdout.split("# Search")[0]
+    said = (broken / "logs/trial-001.log").read_text()
+    assert "going on from epoch" in said
     pages = [
         (tmp_path / name / "study.md").read_text()
         for name in ("whole", "broken")
