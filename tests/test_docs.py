@@ -18,7 +18,7 @@ from training import make_config
 
 from neggen_jax import reference
 from neggen_jax.data import prepare as preparing
-from neggen_jax.data import sources
+from neggen_jax.data.sources import registry
 from neggen_jax.generation.tasks import Task
 from neggen_jax.run import Run
 
@@ -196,8 +196,8 @@ def test_a_source_and_a_loss_of_ones_own_take_a_step(mine):
 
 
 def test_a_source_of_data_of_ones_own(tmp_path, monkeypatch):
-    known = {**sources.SOURCES}
-    monkeypatch.setattr(sources, "SOURCES", known)
+    known = {**registry.SOURCES}
+    monkeypatch.setattr(registry, "SOURCES", known)
     monkeypatch.setattr(preparing, "SOURCES", known)
     exec(code("A source of data"), {})
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import on_mesh
+from conftest import on_mesh, some
 from growing import PRESENT, past, present, write
 from training import BASELINE, digests, make_config, numbers
 
@@ -79,7 +79,7 @@ def check_rows(base, got, fresh, data="present", key=".params['encoder']"):
         assert set(now[table]) - known.keys()
 
 
-@pytest.mark.parametrize("mesh", [(1, 1), (1, 8), (4, 2)])
+@pytest.mark.parametrize("mesh", some([(1, 1), (1, 8), (4, 2)], (4, 2)))
 def test_tables_grow_by_identifier(base, mesh):
     before = digests(base / "run")
     config = gdnsm(mesh__tables="all" if mesh == (4, 2) else "model")
