@@ -204,7 +204,11 @@ def test_runs_without_a_causal_module_have_no_attributes():
 
 
 def test_a_process_without_the_package_gives_the_same_lists(trained, exported):
-    directory, _ = exported
+    same_lists(trained, exported[0], FOREIGN)
+
+
+def same_lists(trained, directory, script):
+    """A process that has an export alone ranks as we do."""
     catalog = trained.run.catalog
     seen = catalog.by_user("train")
     rows = np.full((catalog.num_users, seen.longest), -1)
@@ -218,7 +222,7 @@ def test_a_process_without_the_package_gives_the_same_lists(trained, exported):
         if k not in ("XLA_FLAGS", "PYTHONPATH")
     }
     subprocess.run(
-        [sys.executable, "-c", FOREIGN],
+        [sys.executable, "-c", script],
         cwd=directory,
         env=environment,
         check=True,
@@ -234,6 +238,30 @@ def test_a_process_without_the_package_gives_the_same_lists(trained, exported):
         assert names == [[one["item"] for one in row] for row in lists]
         # On CPU, to the last digit.
         assert scores == [[one["score"] for one in row] for row in lists]
+
+
+# The same of somebody who has TensorFlow and no JAX.
+SERVED = """
+import json, sys
+sys.modules["jax"] = sys.modules["neggen_jax"] = None
+import numpy as np, tensorflow as tf
+from safetensors.numpy import load_file
+users = load_file("users.safetensors")["vectors"]
+seen = np.array(json.load(open("../seen.json")), np.int32)
+served = tf.saved_model.load("saved_model").signatures["serving_default"]
+out = {}
+for rows in ([4], range(len(users))):
+    rows = list(rows)
+    found = served(queries=users[rows], seen=seen[rows])
+    out[len(rows)] = [found[x].numpy().tolist() for x in ("scores", "items")]
+json.dump(out, open("../found.json", "w"))
+"""
+
+
+@pytest.mark.slow
+def test_a_saved_model_gives_the_same_lists(trained, tmp_path):
+    export(trained, tmp_path / "out", k=K, saved_model=True)
+    same_lists(trained, tmp_path / "out", SERVED)
 
 
 def test_tables_are_what_is_ranked_by(trained, exported):

@@ -31,8 +31,27 @@ class _Plain:
     merge = choose
 
 
-def scorer(num_items: int, k: int) -> Callable[..., Any]:
+class _Sorting:
+    """Sorts, where `top_k` as JAX writes it is not understood."""
+
+    def choose(self, scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+        columns = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+        # Stable: of equal scores the first stays first.
+        down, columns = jax.lax.sort((-scores, columns), num_keys=1)
+        return -down[:, :k], columns[:, :k]
+
+    merge = choose
+
+
+def scorer(
+    num_items: int, k: int, chooser: _Plain | _Sorting | None = None
+) -> Callable[..., Any]:
     """The program.
+
+    Args:
+      num_items: to rank.
+      k: length of the lists.
+      chooser: how it finds the highest; by `top_k` if None.
 
     Returns:
       A function of queries float32 `[b, d]`, items float32 `[num_items, d]`
@@ -62,7 +81,7 @@ def scorer(num_items: int, k: int) -> Callable[..., Any]:
             ranking.Excluded(rows.reshape(-1), gone.reshape(-1)),
             k,
             num_items,
-            _Plain(),
+            chooser or _Plain(),
         )
         scores, found = scores[:count], found[:count]
         return scores, jnp.where(scores == -jnp.inf, -1, found)
@@ -111,9 +130,10 @@ def save_model(directory: str, items: Any, k: int) -> None:
     import tensorflow as tf
     from jax.experimental import jax2tf
 
-    # GPUs are TensorFlow's "cuda"; TPUs it reaches by other ways.
+    # GPUs are TensorFlow's "cuda"; TPUs it reaches by other ways. Its StableHLO
+    # is older than JAX's, and lacks the operation that `top_k` has become.
     converted = jax2tf.convert(
-        scorer(len(items), k),
+        scorer(len(items), k, _Sorting()),
         polymorphic_shapes=["(b, _)", None, "(b, m)"],
         native_serialization_platforms=("cpu", "cuda"),
         with_gradient=False,
