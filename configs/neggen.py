@@ -25,7 +25,8 @@ and one of the ablations:
     text | image    counterfactuals of this modality alone
     random          the set "random", whose attributes and values are random
     shuffled        each item has the counterfactuals of another
-    published       the losses and the effect as the paper has them
+    published       the paper's effect, anchor and weights; losses bounded,
+                    and on one scale, all the same
 
 To start from an encoder that has been trained, as the authors do, give its
 workdir as --config.train.start_from=DIR. One device is enough. The metric to

@@ -65,6 +65,7 @@ class Attached:
       inputs: what the sources read: train positives, features, rewritten
         items.
       objective: sources and losses.
+      partition: where tables lie.
       sizes: of the tables that embeddings come in; on one device, numbers of
         users and items.
       dim: d, of embeddings.
@@ -74,6 +75,7 @@ class Attached:
 
     inputs: Inputs
     objective: recommender.Objective = flax.struct.field(pytree_node=False)
+    partition: Partition = flax.struct.field(pytree_node=False)
     sizes: Sizes = flax.struct.field(pytree_node=False)
     dim: int = flax.struct.field(pytree_node=False)
     steps_per_epoch: int = flax.struct.field(pytree_node=False)
@@ -90,20 +92,25 @@ class Attached:
           and gives back: {} unless a source has a bank.
         """
 
-        def make(key: jax.Array) -> Any:
-            users, items = self.sizes.user_rows, self.sizes.item_rows
+        def make(ours: Attached, key: jax.Array) -> Any:
+            users, items = ours.sizes.user_rows, ours.sizes.item_rows
             encoded = Encoded(
-                jnp.zeros((users, self.dim)), jnp.zeros((items, self.dim))
+                jnp.zeros((users, ours.dim)), jnp.zeros((items, ours.dim))
             )
-            rows = jnp.zeros(self.inputs.positives.mesh.size, jnp.int32)
-            variables = self.objective.init(
+            rows = jnp.zeros(ours.inputs.positives.mesh.size, jnp.int32)
+            return ours.objective.init(
                 {"params": key, "negatives": key},
-                *self._given(encoded, jnp.int32(0), rows, rows),
+                *ours._given(encoded, jnp.int32(0), rows, rows),
                 method="draw",
             )
-            return nn.unbox(variables)
 
-        variables = dict(jax.jit(make)(key))
+        # Banks are made where they belong, as tables are.
+        boxed = jax.eval_shape(make, self, key)
+        unboxed = jax.jit(
+            lambda *args: nn.unbox(make(*args)),
+            out_shardings=self.partition.tree_shardings(boxed),
+        )
+        variables = dict(unboxed(self, key))
         return variables.pop("params", {}), variables
 
     def draw(
@@ -274,6 +281,7 @@ def attach(
         # What sources prepare for an epoch is the same for each.
         inputs=jax.jit(objective.prepare)(placed, jax.random.key(0)),
         objective=objective,
+        partition=partition,
         sizes=inputs.sizes(catalog, partition),
         dim=dim,
         steps_per_epoch=math.ceil(len(catalog.train) / batch_size),

@@ -37,6 +37,7 @@ from neggen_jax.step import State
 from neggen_jax.workdir import read_identity
 
 ROWS = ("user", "item")  # logical axes along which tables grow
+_BLOCK = 2**22  # pairs that are looked up at a time
 
 
 class Names(NamedTuple):
@@ -197,6 +198,7 @@ def _places(run: Run, base: Run, where: str) -> dict[str, jax.Array]:
     else:
         ours, theirs = Names.of(run), Names.of(base)
     out, told = {}, []
+    matched: list[np.ndarray] = []
     for axis in ROWS:
         sizes = [getattr(r.catalog, f"num_{axis}s") for r in (run, base)]
         names = [getattr(names, axis) for names in (ours, theirs)]
@@ -215,13 +217,58 @@ def _places(run: Run, base: Run, where: str) -> dict[str, jax.Array]:
                 fix="prepare the data with the identifiers of before, or leave "
                 "start_from out",
             )
+        matched.append(found)
         size = run.partition.padded(sizes[0], axis)
         rows = run.partition.mine(size, axis)
         own = run.partition.own(found, size, axis)
         out[axis] = run.partition.join(own, rows, size, axis)
+    if run.catalog.fingerprint != base.catalog.fingerprint:
+        _check_held_out(run, base, matched, where)
     if hosts.first() and run.catalog.fingerprint != base.catalog.fingerprint:
         print(f"known by {where.partition('=')[2]}: {', '.join(told)}")
     return out
+
+
+def _check_held_out(
+    run: Run, base: Run, matched: list[np.ndarray], where: str
+) -> None:
+    """Nothing that the base has trained on may be held out here.
+
+    Args:
+      run, base: the runs.
+      matched: of users and of items, 1 + the base's row of each row here.
+      where: for the error.
+    """
+    here = []
+    for found, axis in zip(matched, ROWS, strict=True):
+        rows = np.full(getattr(base.catalog, f"num_{axis}s"), -1, np.int64)
+        known = np.flatnonzero(found)
+        rows[found[known] - 1] = known
+        here.append(rows)
+    width = run.catalog.num_items
+    held_out = np.concatenate(
+        [
+            np.asarray(split.users, np.int64) * width + split.items
+            for split in map(run.catalog.splits.get, ("valid", "test"))
+            if split is not None
+        ]
+    )
+    trained, count = base.catalog.train, 0
+    for start in range(0, len(trained), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        users = here[0][trained.users[block]]
+        items = here[1][trained.items[block]]
+        pairs = (users * width + items)[(users >= 0) & (items >= 0)]
+        count += int(np.isin(pairs, held_out).sum())
+    if count:
+        raise InputError(
+            "The run to start from has trained on what is held out here.",
+            where=where,
+            expected="no pair of valid and test among its train pairs",
+            found=f"{count:,} of {len(held_out):,}",
+            fix="extend its dataset (launch/prepare.py --extends), which "
+            "keeps to its split, or leave start_from out",
+        )
 
 
 def _matched(names: list[list[str] | None], sizes: list[int]) -> np.ndarray:

@@ -325,6 +325,49 @@ def test_nothing_but_failures_is_not_gone_on_with(file, trainer, tmp_path):
     assert "no such module" in wrong[0]
 
 
+def test_a_trial_that_is_always_killed_fails_in_the_end(
+    file, trainer, tmp_path
+):
+    search = on_grid(file)
+    trainer.write_text("import os; os.kill(os.getpid(), 9)")
+    made = study.Study(search, tmp_path)
+    for time in range(3):
+        assert [x.state for x in made.tried] == ["begun"] * 3 * bool(time)
+        study.run(made, "data", tmp_path, trainer, 3, print)
+    assert {x.state for x in made.tried} == {"failed"}
+    assert made.tried[0].reason == "killed 3 times, by signal 9."
+    assert study.done(made, 3)
+
+
+def test_a_trial_of_which_nothing_is_finite_fails(file, trainer, tmp_path):
+    search = on_grid(file)
+    text = trainer.read_text()
+    trainer.write_text(text.replace("level * (1 - 0.5 ** epoch)", "math.nan"))
+    made = study.Study(search, tmp_path)
+    study.run(made, "data", tmp_path, trainer, 1, print)
+    assert made.tried[0].state == "failed"
+    assert made.tried[0].reason == "recall@20 was never finite."
+
+
+def test_a_look_at_a_search_writes_nothing(file, trainer, bazaar, tmp_path):
+    search = spec.read(file)
+    spec.claim(search, str(bazaar), tmp_path)
+    made = study.Study(search, tmp_path)
+    study.run(made, str(bazaar), tmp_path, trainer, 1, print)
+    journal = tmp_path / "study.journal"
+    # Another process may be in the midst of a line.
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 5, "wor')
+    before = journal.read_bytes()
+    (seen,) = study.peek(search, str(bazaar), tmp_path)
+    assert seen.state == "finished"
+    assert journal.read_bytes() == before
+
+
+def test_steps_end_where_they_should():
+    found = spec.Range(0.1, 0.3, step=0.1).values
+    assert found == [0.1, 0.2, 0.3]
+
+
 def test_without_optuna(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r"requirements-search\.txt"):

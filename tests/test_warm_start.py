@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import on_mesh, some
-from growing import PRESENT, past, present, write
+from growing import PAST, PRESENT, past, present, write
 from training import BASELINE, digests, make_config, numbers
 
 from neggen_jax.data import store
@@ -106,10 +106,14 @@ def test_tables_grow_by_identifier(base, mesh):
 
 
 def test_a_dataset_in_another_order_and_without_some(base, tmp_path):
-    """Prepared afresh of the present alone, dealt: identifiers tell."""
+    """Prepared afresh of what is new alone, dealt: identifiers tell."""
+    known = {row[:2] for row in PAST}
     prepare(
         "csv",
-        base / "raw" / "present.csv",
+        write(
+            base / "raw" / "new.csv",
+            [row for row in PRESENT if row[:2] not in known],
+        ),
         tmp_path / "data",
         split="random",
         order="dealt",
@@ -126,6 +130,29 @@ def test_a_dataset_in_another_order_and_without_some(base, tmp_path):
     assert not set(names(base / "past")["users"]) <= set(
         names(tmp_path / "data")["users"]
     )
+
+
+def test_refused_if_it_has_trained_on_what_is_held_out(base, tmp_path):
+    """The same interactions, split by another seed."""
+    past = base / "raw" / "past.csv"
+    prepare("csv", past, tmp_path / "data", split="random", seed=1)
+    ours, theirs = (store.load(p) for p in (tmp_path / "data", base / "past"))
+    assert ours.user_names() == theirs.user_names()
+    assert ours.item_names() == theirs.item_names()
+    known = {*zip(theirs.train.users, theirs.train.items, strict=True)}
+    held_out = [
+        pair
+        for name in ("valid", "test")
+        for pair in zip(
+            ours.splits[name].users, ours.splits[name].items, strict=True
+        )
+    ]
+    count = sum(pair in known for pair in held_out)
+    assert count
+    config = make_config("lightgcn", data__path=str(tmp_path / "data"))
+    with pytest.raises(InputError, match="on what is held out") as caught:
+        begun(base, config)
+    assert caught.value.found == f"{count} of {len(held_out)}"
 
 
 def test_the_whole_command(base, tmp_path):

@@ -86,9 +86,10 @@ def train(catalog, negatives, losses, epochs, seed):
     """Trains; returns the loss of each step, and vectors to rank with."""
     key, texts = jax.random.key(seed), catalog.features["text"].values
     params, optimizer = {"own": init(catalog, key)}, optax.adam(3e-3)
+    length = {"batch_size": BATCH, "epochs": epochs}
     # --- ours: sources, what they learn, and what they keep
     ours = api.attach(
-        catalog, DIM, negatives=negatives, losses=losses, batch_size=BATCH
+        catalog, DIM, negatives=negatives, losses=losses, **length
     )
     params["extra"], kept = ours.init(key)
     # --- end of ours

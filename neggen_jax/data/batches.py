@@ -206,7 +206,8 @@ class Stream:
           int64 `[steps_per_dispatch, batch_share]`.
         """
         mine = self._mine
-        if (weights := mine.weights) is not None:
+        weights = mine.weights
+        if weights is not None:
             first = start * mine.share
             drawn = hashed(first, mine.offsets, self.seed, mine.part, xp)
             drawn = weights.before + drawn % weights.total

@@ -62,7 +62,8 @@ class Range:
             return None
         count = round((self.high - self.low) / self.step) + 1
         found = [self.low + number * self.step for number in range(count)]
-        return list(found)
+        # Not .30000000000000004.
+        return [min(round(value, 12), self.high) for value in found]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,12 +55,17 @@ class Tried:
     @property
     def value(self) -> float | None:
         """The highest of the curve; None if nothing was evaluated."""
-        return max(self.curve.values(), default=None)
+        return max(self._finite.values(), default=None)
 
     @property
     def epoch(self) -> int | None:
         """That has it, the first if several do."""
-        return max(self.curve, key=lambda x: (self.curve[x], -x), default=None)
+        curve = self._finite
+        return max(curve, key=lambda x: (curve[x], -x), default=None)
+
+    @property
+    def _finite(self) -> dict[int, float]:
+        return {k: v for k, v in self.curve.items() if math.isfinite(v)}
 
 
 class Study:
@@ -127,8 +135,15 @@ class Study:
 
     def finish(self, trial: optuna.Trial) -> None:
         """Notes that a trial is done; its best value is what it is worth."""
-        curve = self.tried[trial.number].curve
-        self._study.tell(trial, max(curve.values()))
+        value = self.tried[trial.number].value
+        assert value is not None
+        self._study.tell(trial, value)
+
+    def fell(self, trial: optuna.Trial) -> int:
+        """Notes that a trial was killed; how often it has been."""
+        count = int(trial.user_attrs.get("killed", 0)) + 1
+        trial.set_user_attr("killed", count)
+        return count
 
     def prune(self, trial: optuna.Trial) -> None:
         """Notes that a trial was ended early."""
@@ -240,7 +255,10 @@ def peek(search: Search, data: str, output: Path) -> list[Tried]:
     if not (output / "study.journal").exists():
         return []
     claim(search, data, output)
-    return Study(search, output).tried
+    # Of a copy: another process may be at work on it.
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copy(output / "study.journal", copy)
+        return Study(search, Path(copy)).tried
 
 
 def run(
@@ -346,9 +364,15 @@ def _try(
     if watch.enough:
         study.prune(trial)
     elif made.state == "finished":
-        study.finish(trial)
+        if study.tried[trial.number].value is None:
+            study.fail(trial, f"{study.search.metric} was never finite.")
+        else:
+            study.finish(trial)
     elif status > 0 and not told:
         study.fail(trial, _reason(log, status))
+    elif status < 0 and not told and study.fell(trial) == _PATIENCE:
+        # Out of memory, say: it would go on like that for good.
+        study.fail(trial, f"killed {_PATIENCE} times, by signal {-status}.")
     return status, told
 
 
