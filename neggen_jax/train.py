@@ -35,7 +35,7 @@ from neggen_jax.progress import Progress
 from neggen_jax.run import Run, evaluate_state
 from neggen_jax.step import Report, State
 from neggen_jax.warm_start import warm_start
-from neggen_jax.workdir import Log, claim, writing
+from neggen_jax.workdir import RUN, Log, claim, writing
 
 
 def train_and_evaluate(
@@ -81,6 +81,9 @@ def _train_and_evaluate(
     # again takes a run for done that stops in order and leaves some.
     if not hosts.lead("look", finished.exists):
         preemption.heed()
+    begun = hosts.lead("look for a run", (directory / RUN).exists)
+    if config.train.start_from and not begun:
+        state = warm_start(run, state)
     # Only now: whatever is wrong with config or data leaves no workdir.
     hosts.lead("claim", lambda: str(claim(directory, config, run.catalog)))
     with Checkpoints(directory, config.train.keep) as checkpoints:
@@ -90,7 +93,7 @@ def _train_and_evaluate(
             preemption.saved = int(state.step)
             # Timings are those of the process that reports them.
             progress = Meta(**saved | Meta.timings())
-        elif config.train.start_from:
+        elif config.train.start_from and begun:
             state = warm_start(run, state)
         if not progress.over(config.train):
             # Left by a run that was shorter.

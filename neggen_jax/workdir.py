@@ -26,6 +26,9 @@ from neggen_jax.config import RESUMABLE, base, flatten
 from neggen_jax.data.batches import ORDER
 from neggen_jax.errors import InputError
 
+# What tells whose a workdir is.
+RUN = "run.json"
+
 
 @contextlib.contextmanager
 def writing(directory: epath.Path) -> Iterator[None]:
@@ -64,7 +67,7 @@ def claim(
         "config": config.to_dict(),
         "order": ORDER,
     }
-    path = directory / "run.json"
+    path = directory / RUN
     if directory.exists() and not directory.is_dir():
         raise InputError("The workdir is a file.", where=directory)
     if not path.exists():
@@ -99,7 +102,7 @@ def read_identity(directory: epath.Path) -> dict[str, Any]:
     Raises:
       InputError: if it is not a workdir, or damaged.
     """
-    path = directory / "run.json"
+    path = directory / RUN
     if not path.exists():
         raise InputError(
             "There is no run here.",

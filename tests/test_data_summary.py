@@ -34,6 +34,7 @@ def test_numbers(catalog):
         assert f"most {counts.max()}" in told[name]
         assert f"mean {counts.mean():.1f}" in told[name]
     assert f"{sum(share) / total:.1%} of" in told["top decile"]
+    assert told["times"] == "none"
     assert told["text"].endswith(f"; {len(ABSENT['text'])} items without")
     both = set(ABSENT["text"]) & set(ABSENT["image"])
     assert told["no modality"] == f"{len(both)} items"

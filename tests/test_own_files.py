@@ -104,7 +104,7 @@ def test_all_columns(tmp_path, name, options):
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
 def test_columns_by_name_and_a_split_of_ours(tmp_path, name):
     rows = table()
-    names = ("who", "what", "stars", "when", "how")
+    names = ("who", "what", "stars", "moment", "how")
     path = write(tmp_path / name, rows, names)
     options = {"user_column": "who", "item_column": "what"}
     with pytest.raises(InputError, match=r"(?s)that of the user.*who, what"):
@@ -117,7 +117,7 @@ def test_columns_by_name_and_a_split_of_ours(tmp_path, name):
     assert [len(catalog.splits[s]) for s in SPLITS] == [48, 12, 12]
     pairs = {row[:2] for row in rows_of(catalog)}
     assert pairs == {row[:2] for row in rows}
-    options |= {"time_column": "when", "split_column": "how"}
+    options |= {"time_column": "moment", "split_column": "how"}
     assert rows_of(read(path, **options)) == expected(rows)
     last = read(path, split="leave_last_out", **options)
     assert rows_of(last) != expected(rows)
@@ -362,3 +362,16 @@ def test_names_that_people_use():
         assert columns[:4] == names
         assert not columns.split
     assert delimited.separator("a\tb\tc,d") == "\t"
+
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+    rows = [("a", "x", "2"), ("a", "x", "1"), ("b", "y", "3"), ("a", "y", "4")]
+    names = ("customer", "product", "bought on")
+    path = write(tmp_path / "shop.csv", rows, names)
+    catalog = read_files("csv", path, split="random")
+    assert sum(map(len, catalog.splits.values())) == 3
+    said = capsys.readouterr().err
+    assert "1 of 4 interactions repeat one of the same user and item" in said
+    assert "looks like that of the time (bought on); --time_column" in said
+    read_files("csv", path, split="random", time_column="bought on")
+    assert "of the time" not in capsys.readouterr().err

@@ -132,6 +132,17 @@ def test_a_dataset_in_another_order_and_without_some(base, tmp_path):
     )
 
 
+def test_what_is_refused_leaves_no_workdir(base, tmp_path):
+    config = make_config(
+        "lightgcn",
+        data__path=str(base / "present"),
+        train__start_from=str(tmp_path / "nowhere"),
+    )
+    with pytest.raises(InputError, match="cannot be read"):
+        train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_refused_if_it_has_trained_on_what_is_held_out(base, tmp_path):
     """The same interactions, split by another seed."""
     past = base / "raw" / "past.csv"

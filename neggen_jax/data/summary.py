@@ -64,6 +64,8 @@ def describe(catalog: Catalog) -> dict[str, str]:
         "top decile": f"{top_share(by_item):.1%} of the interactions are with "
         "the tenth of the items that have most",
     }
+    timed = all(parts[split].timestamps is not None for split in SPLITS)
+    told["times"] = "known" if timed else "none"
     for modality, matrix in catalog.features.items():
         absent = catalog.num_items - int(matrix.present.sum())
         encoder = matrix.manifest.get("encoder", "unknown")

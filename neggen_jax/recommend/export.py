@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,8 @@ def _write(
                 pa.FixedSizeListArray.from_arrays(flat, dim),
             ]
             file.write_table(pa.table(columns, schema=file.schema))
+    # Which would be for this user alone.
+    shutil.copymode(path, directory / f"{name}.safetensors")
 
 
 def _exact(trained: Trained, k: int) -> tuple[np.ndarray, np.ndarray]:

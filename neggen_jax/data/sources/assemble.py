@@ -8,6 +8,7 @@ items' records and features.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -107,7 +108,7 @@ def assemble(
             )
         log = extends.unseen(log)
     if duplicates == "first":
-        log = log.only(first_of_each_pair(log))
+        log = _once(log)
     log = log.only(core_of(log.users.codes, log.items.codes, core))
     if not given:
         users, items = number(log.users).codes, number(log.items).codes
@@ -123,6 +124,18 @@ def assemble(
         warm[log.users.codes[log.labels == 0]] = True
         log = log.only(warm[log.users.codes])
     return _catalog(log, name, num_items, extends)
+
+
+def _once(log: Log) -> Log:
+    """Without what repeats an earlier interaction."""
+    kept = log.only(first_of_each_pair(log))
+    if again := len(log) - len(kept):
+        print(
+            f"note: {again:,} of {len(log):,} interactions repeat one of the "
+            "same user and item, and are left out",
+            file=sys.stderr,
+        )
+    return kept
 
 
 def _catalog(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import os
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -161,6 +162,13 @@ def _read(
         delimiter = delimited.separator(line)
         names = delimited.fields(line, delimiter)
     columns = naming.choose(names, path, given=told, need=need)
+    if not columns.time:
+        others = ", ".join(n for n in names if n not in columns)
+        print(
+            f"note: no column of {path.name} looks like that of the time"
+            + (f" ({others}); --time_column names it" if others else ""),
+            file=sys.stderr,
+        )
     columns = columns._replace(**dict.fromkeys(alone, ""))
     if min_rating is None:
         columns = columns._replace(rating="")

@@ -54,7 +54,7 @@ def split(
         raise InputError(
             f"The split {word!r} needs timestamps, and there are none.",
             where=f"--split={word}",
-            fix="name their column, or pass --split=random",
+            fix="name their column (--time_column), or pass --split=random",
         )
     # The order of rows in a file must not matter.
     order = np.lexsort((items, users))
