@@ -117,7 +117,7 @@ def base() -> ConfigDict:
     # Lengths of the lists that metrics are of.
     config.evaluate.cutoffs = (5, 10, 20, 50)
     # Users that are ranked in one dispatch; without influence on results.
-    config.evaluate.block_size = 1024
+    config.evaluate.block_size = 4096
     # Below 1, epochs are evaluated on valid by lists that TPUs choose
     # approximately, and faster: this is the share of an exact list that is to
     # be in one; what it is gets logged. Results are always of exact lists.

@@ -76,7 +76,7 @@ class Ranker:
         partition: Partition,
         *,
         k: int = 50,
-        block_size: int = 1024,
+        block_size: int = 4096,
         recall_target: float = 1.0,
     ):
         if split not in SEEN:

@@ -67,6 +67,88 @@ def test_no_rows():
     same(np.zeros((0, 40)), 3)
 
 
+needs_avx512 = pytest.mark.skipif(
+    not native.ranks(mesh()), reason="there is no AVX-512, or no compiler"
+)
+
+
+def ranked(queries, items, pairs, count, k):
+    """Lists by the kernel, -1 where nothing is left to be shown."""
+    given = np.asarray(pairs, np.int32).reshape(-1, 2).T
+    call = jax.jit(native.rank, static_argnums=4)
+    scores, found = call(queries, items, tuple(given), count, k)
+    return np.asarray(scores), np.where(scores == -np.inf, -1, found)
+
+
+@needs_avx512
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_lists_are_those_of_a_stable_sort(data):
+    # Few shapes, as each is compiled: panels of 64 queries, groups of 12
+    # items, chunks of 3,072 and their rests.
+    rows, held, dim, k = data.draw(
+        st.sampled_from(
+            [(1, 5, 1, 7), (70, 40, 3, 2), (64, 700, 2, 50), (3, 7000, 2, 5)]
+        )
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    most = data.draw(st.integers(0, 3))
+    queries, items = (
+        rng.integers(-most, most + 1, (n, dim)).astype(np.float32)
+        for n in (rows, held)
+    )
+    count = data.draw(st.integers(0, held + 3))
+    # Out of range some of them, and some twice.
+    pairs = np.stack(
+        [rng.integers(-2, rows + 2, 300), rng.integers(-9, held + 9, 300)], 1
+    )
+    scores = queries.astype(np.float64) @ items.T.astype(np.float64)
+    scores[:, count:] = -np.inf
+    for row, item in pairs:
+        if 0 <= row < rows and 0 <= item < held:
+            scores[row, item] = -np.inf
+    scores = np.pad(scores, ((0, 0), (0, k)), constant_values=-np.inf)
+    want = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best = np.take_along_axis(scores, want, axis=1)
+    got = ranked(queries, items, pairs, count, k)
+    np.testing.assert_array_equal(got[0], best)
+    np.testing.assert_array_equal(got[1], np.where(best == -np.inf, -1, want))
+
+
+@needs_avx512
+@pytest.mark.parametrize("rows", [1, 64, 65])
+def test_what_is_no_number_comes_first(rows):
+    rng = np.random.default_rng(rows)
+    items = rng.normal(size=(9000, 1)).astype(np.float32)
+    items[rng.permutation(9000)[:90]] = np.nan
+    items[5], items[8999], items[4000:4020] = np.inf, -np.inf, 0.0
+    got = ranked(np.ones((rows, 1), np.float32), items, [], 9000, 200)
+    scores, found = jax.lax.top_k(items.T, 200)
+    for row in range(rows):
+        np.testing.assert_array_equal(got[1][row], found[0])
+        np.testing.assert_array_equal(got[0][row], scores[0])
+
+
+@needs_avx512
+def test_products_too_small_for_a_float_are_equal():
+    # Among the best are scores that processors may take for zeros.
+    items = np.full((4000, 1), 1e-30, np.float32)
+    items[[7, 3500]] = 1.0
+    _, found = ranked(
+        np.float32([[1e-15], [0.0]]), items, [[1, 0]], 4000, 60
+    )
+    np.testing.assert_array_equal(found[0, :2], [7, 3500])
+    assert sorted(found[0, 2:]) == [n for n in range(59) if n != 7]
+    np.testing.assert_array_equal(found[1], np.arange(1, 61))
+
+
+@needs_avx512
+def test_nobody_asks_and_nothing_is_asked_for():
+    items = np.ones((20, 4), np.float32)
+    assert ranked(items[:0], items, [], 20, 3)[1].shape == (0, 3)
+    assert ranked(items, items, [], 20, 0)[1].shape == (20, 0)
+
+
 @needs_compiler
 @pytest.mark.parametrize("d", [1, 7, 16, 64, 100, 128])
 def test_products_are_as_xla_has_them(d, monkeypatch):

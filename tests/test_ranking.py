@@ -14,10 +14,18 @@ import pytest
 from conftest import on_mesh
 
 from neggen_jax.adjacency import Adjacency
-from neggen_jax.ops import ranking
+from neggen_jax.ops import native, ranking
 from neggen_jax.ops.ranking import TILE_ITEMS, TILE_QUERIES, tiled_size
 
 QUERIES, ITEMS = 700, 1500
+
+
+@pytest.fixture(params=["one kernel", "tile by tile"])
+def form(request, monkeypatch):
+    """Both ways to rank, where processors have both."""
+    if request.param == "tile by tile":
+        monkeypatch.setattr(native, "ranks", lambda mesh: False)
+    return request.param
 
 
 def whole_numbers(rows, dim, seed):
@@ -79,7 +87,7 @@ def assert_equal(got, want):
     np.testing.assert_array_equal(got[0], want[0])
 
 
-def test_equals_a_stable_sort_with_exclusions(partition):
+def test_equals_a_stable_sort_with_exclusions(partition, form):
     queries, items = whole_numbers(QUERIES, 6, 0), whole_numbers(ITEMS, 6, 1)
     seen = some_seen()
     want = reference(queries, items, 20, *seen)
@@ -90,27 +98,40 @@ def test_equals_a_stable_sort_with_exclusions(partition):
     assert (want[1][6] == -1).all()
 
 
-def test_lists_longer_than_a_tile(eight):
+def test_lists_longer_than_a_tile(eight, form):
     # A shard holds 512 items, and half of the shards hold none at all.
     queries, items = whole_numbers(50, 4, 0), whole_numbers(ITEMS, 4, 1)
     want = reference(queries, items, ITEMS)
     assert_equal(blockwise(queries, items, ITEMS, eight, 256), want)
 
 
-def test_several_chunks_of_tiles(one):
+def test_several_chunks_of_tiles(one, form):
     count = (ranking.TILES_AT_ONCE + 1) * TILE_ITEMS + 7
     queries, items = whole_numbers(40, 2, 0), whole_numbers(count, 2, 1)
     want = reference(queries, items, 50)
     # With two entries of five values each list is one long tie.
     assert (want[0] == want[0][:, :1]).mean() > 0.9
+    assert count > 2 * 3072, "what the kernel in C++ holds at once"
     assert_equal(blockwise(queries, items, 50, one, 256), want)
 
 
-@pytest.fixture(scope="module", params=[64, 384])
+@pytest.fixture(
+    scope="module",
+    params=[(64, True), (64, False), (384, False)],
+    ids=["64, one kernel", "64, tile by tile", "384, tile by tile"],
+)
 def floats(request, one):
-    rng = np.random.default_rng(request.param)
-    queries = rng.normal(size=(QUERIES, request.param)).astype(np.float32)
-    items = rng.normal(size=(9000, request.param)).astype(np.float32)
+    dim, in_one = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        if not in_one:
+            patch.setattr(native, "ranks", lambda mesh: False)
+        yield ranked_floats(one, dim)
+
+
+def ranked_floats(one, dim):
+    rng = np.random.default_rng(dim)
+    queries = rng.normal(size=(QUERIES, dim)).astype(np.float32)
+    items = rng.normal(size=(9000, dim)).astype(np.float32)
     # Exact ties between distant items too.
     items[8000] = items[17]
     seen = some_seen()
@@ -166,7 +187,7 @@ def test_exclude_looks_up_each_row():
     assert len(got.queries) == len(got.items) == 7
 
 
-def test_memory_does_not_grow_with_queries_times_items(one):
+def test_memory_does_not_grow_with_queries_times_items(one, form):
     """What the compiled search needs, at 1 k queries x 100 k items."""
     count, block = 100_000, 1024
     compiled = (

@@ -154,7 +154,7 @@ def test_the_config_is_what_differs_and_the_whole_of_it(runs):
     assert rows["train.epochs"] == ["2", "300"]
     assert rows["encoder.name"] == ["vbpr", "lightgcn"]
     assert "seed" not in rows
-    assert '"block_size": 1024' in text
+    assert '"block_size": 4096' in text
 
 
 def test_negatives_by_level_are_means_up_to_the_best_step(copy):

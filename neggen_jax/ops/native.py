@@ -1,12 +1,12 @@
 """Kernels in C++ for CPU, compiled where they are first used.
 
 XLA's own forms of these run on one thread there. Its top-k keeps a heap for
-every row, and takes seven times what the scores take that it looks at;
-`native.cc` goes once over each row. Its sparse product takes twice as long as
-this one on two cores; and Adam (`ops/adam.py`) is many passes over all
-parameters. Nothing depends on these kernels: where there is no C++ compiler,
-XLA's are used, which give the same, Adam's up to rounding and the others to the
-last bit.
+every row, and takes seven times what the scores take that it looks at; where
+the processor has AVX-512, `rank` computes and compares scores in one go, and
+none leaves the cache. Its sparse product takes twice as long as this one on two
+cores; and Adam (`ops/adam.py`) is many passes over all parameters. Nothing
+depends on these kernels: where there is no C++ compiler, XLA's are used, which
+give the same, scores and Adam's up to rounding and the others to the last bit.
 
 The library is kept in the user's cache directory (`cache.py`), under a name
 that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
@@ -36,7 +36,7 @@ from jax.sharding import Mesh
 
 from neggen_jax import cache
 
-_SOURCE = Path(__file__).with_name("native.cc")
+_SOURCES = Path(__file__).with_name("cc")
 # Sums are not contracted: on any processor they round alike.
 _FLAGS = (
     "-O3",
@@ -73,6 +73,40 @@ def top_k(x: jax.Array, k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
         ),
     )
     values, columns = call(x)
+    return values, columns
+
+
+def rank(
+    queries: jax.Array,
+    items: jax.Array,
+    excluded: tuple[jax.Array, jax.Array],
+    num_items: jax.Array | int,
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The k items of largest inner product, on one device where `ranks`.
+
+    Args:
+      queries: float32 `[Q, d]`.
+      items: float32 `[n, d]`.
+      excluded: int32 `[pairs]` each, rows of `queries` and of `items` that must
+        not come together; what is out of range counts for nothing.
+      num_items: int32 scalar; rows of `items` past it are padding.
+      k: length of each list.
+
+    Returns:
+      Scores `[Q, k]`, descending, and int32 items `[Q, k]`, of equal scores the
+      earlier first; anything where the score is -inf.
+    """
+    shape = (len(queries), k)
+    call = jax.ffi.ffi_call(
+        "neggen_rank",
+        (
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+            jax.ShapeDtypeStruct(shape, jnp.int32),
+        ),
+    )
+    count = jnp.full(1, num_items, jnp.int32)
+    values, columns = call(queries, items, *excluded, count)
     return values, columns
 
 
@@ -155,11 +189,21 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
-@functools.cache
+def ranks(mesh: Mesh) -> bool:
+    """Whether the devices of a mesh have `rank`."""
+    library = _library() if on_cpu(mesh) else None
+    return library is not None and bool(library.neggen_can_rank())
+
+
 def available() -> bool:
     """Whether the kernels are there; compiles them if they can be."""
+    return _library() is not None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
     if os.environ.get("NEGGEN_NATIVE", "1") == "0":
-        return False
+        return None
     try:
         library = ctypes.cdll.LoadLibrary(str(build(cache.directory())))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -168,11 +212,12 @@ def available() -> bool:
         print(
             f"No kernels in C++, which would be faster: {line}", file=sys.stderr
         )
-        return False
-    for name in ("neggen_adam", "neggen_multiply", "neggen_top_k"):
-        made = jax.ffi.pycapsule(getattr(library, name))
-        jax.ffi.register_ffi_target(name, made, platform="cpu")
-    return True
+        return None
+    library.neggen_can_rank.restype = ctypes.c_bool
+    for name in ("adam", "multiply", "rank", "top_k"):
+        made = jax.ffi.pycapsule(getattr(library, f"neggen_{name}"))
+        jax.ffi.register_ffi_target(f"neggen_{name}", made, platform="cpu")
+    return library
 
 
 def build(directory: Path) -> Path:
@@ -191,7 +236,7 @@ def build(directory: Path) -> Path:
     said = " ".join(
         (compiler, *_FLAGS, jaxlib.__version__, *platform.uname()[::4])
     )
-    source = _SOURCE.read_bytes()
+    source = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()))
     name = hashlib.sha256(source + said.encode()).hexdigest()[:16]
     target = directory / f"neggen_jax-{name}.so"
     cache.make_private(directory)
@@ -205,7 +250,7 @@ def build(directory: Path) -> Path:
                 compiler,
                 *_FLAGS,
                 f"-I{jax.ffi.include_dir()}",
-                str(_SOURCE),
+                str(_SOURCES / "library.cc"),
                 "-o",
                 str(made),
             ],
