@@ -7,8 +7,8 @@
 
 Trains what is not finished yet, each run in a process and a workdir of its
 own under --output, and prints and writes one Markdown table with tests
-against the first sampler. Given again, it goes on; a run that fails is named,
-and stops no other. --dry-run tells what would be run, and ends.
+against the first sampler, and a figure. Given again, it goes on; a run that
+fails is named, and stops no other. --dry-run tells what would be run, and ends.
 """
 
 import functools
@@ -29,7 +29,10 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Directory of the workdirs.", required=True
 )
 _TABLE = flags.DEFINE_string(
-    "table", None, "Markdown file to write; comparison.md of --output if none."
+    "table",
+    None,
+    "Markdown file to write, and a PNG beside it; comparison.md of --output if "
+    "none.",
 )
 _DRY = flags.DEFINE_bool("dry-run", False, "Tell what would be run, and end.")
 
@@ -37,7 +40,7 @@ _DRY = flags.DEFINE_bool("dry-run", False, "Tell what would be run, and end.")
 def main(argv: list[str]) -> None:
     """Calls the sweep."""
     del argv
-    from neggen_jax import sweep, trials
+    from neggen_jax import plots, sweep, trials
 
     wanted = sweep.read(_SWEEP.value)
     output = pathlib.Path(_OUTPUT.value)
@@ -49,9 +52,11 @@ def main(argv: list[str]) -> None:
     say = functools.partial(print, flush=True)
     with trials.claim(output):
         wrong = trials.run(made, trainer, output, say)
-    text = sweep.page(wanted, made)
+    finished = sweep.gather(wanted, made)
+    text = sweep.page(wanted, finished)
     path = pathlib.Path(_TABLE.value or output / "comparison.md")
     path.write_text(text)
+    plots.save(sweep.draw(wanted, finished), path.with_suffix(".png"))
     print(text)
     for line in wrong:
         print(f"not finished: {line}", file=sys.stderr)

@@ -176,6 +176,20 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def written(then: dict[str, Any], now: Iterable[str]) -> dict[str, Any]:
+    """The dotted keys of a config that was written, perhaps a while ago.
+
+    What an earlier version did as it did, a key added since says at its
+    default.
+
+    Args:
+      then: the config.
+      now: dotted keys that configs have.
+    """
+    usual = flatten(base())
+    return {key: usual[key] for key in now if key in usual} | flatten(then)
+
+
 def words(
     argument: str, *groups: Iterable[str], options: Iterable[str] = ()
 ) -> tuple[Any, ...]:

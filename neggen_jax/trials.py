@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from neggen_jax import config as configs
 from neggen_jax import locks
-from neggen_jax.config import RESUMABLE, flatten
+from neggen_jax.config import RESUMABLE, flatten, written
 from neggen_jax.errors import InputError, nearest
 
 Say = Callable[[str], None]
@@ -150,8 +150,9 @@ class Trial:
         """What there is of it: "finished", "begun" or "new"."""
         path = self.workdir / "results.json"
         if path.exists():
-            before = flatten(json.loads(path.read_text())["config"])
+            then = json.loads(path.read_text())["config"]
             now = flatten(json.loads(json.dumps(self.config.to_dict())))
+            before = written(then, now)
             # A shorter run goes on; another one is for the trainer to refuse.
             same = all(
                 before.get(key) == now.get(key)

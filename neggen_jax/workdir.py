@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from neggen_jax import hosts, storage
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import read_json, write_json
-from neggen_jax.config import RESUMABLE, base, flatten
+from neggen_jax.config import RESUMABLE, flatten, written
 from neggen_jax.data.batches import ORDER
 from neggen_jax.errors import InputError
 
@@ -138,11 +138,8 @@ def _check_same(then: dict, now: dict, directory: epath.Path) -> None:
             found=f"order {then.get('order', 1)}",
             fix="go on with that version, or choose another --workdir",
         )
-    old, new = flatten(then["config"]), flatten(now["config"])
-    # What an earlier version did as it did, a key added since says at its
-    # default.
-    usual = flatten(base())
-    old = {key: usual[key] for key in new.keys() & usual.keys()} | old
+    new = flatten(now["config"])
+    old = written(then["config"], new)
     free = set(RESUMABLE)
     ramps = [value for key, value in new.items() if key.endswith(".unit")]
     if new.get("optimizer.schedule") != "constant" or "run" in ramps:

@@ -134,9 +134,7 @@ def test_products_too_small_for_a_float_are_equal():
     # Among the best are scores that processors may take for zeros.
     items = np.full((4000, 1), 1e-30, np.float32)
     items[[7, 3500]] = 1.0
-    _, found = ranked(
-        np.float32([[1e-15], [0.0]]), items, [[1, 0]], 4000, 60
-    )
+    _, found = ranked(np.float32([[1e-15], [0.0]]), items, [[1, 0]], 4000, 60)
     np.testing.assert_array_equal(found[0, :2], [7, 3500])
     assert sorted(found[0, 2:]) == [n for n in range(59) if n != 7]
     np.testing.assert_array_equal(found[1], np.arange(1, 61))

@@ -95,6 +95,19 @@ def test_what_would_run(file, tmp_path):
     assert count == "7 of 8 runs are to be made"
 
 
+def test_a_run_from_before_a_key_was_there_is_finished(file, tmp_path):
+    trial = sweep.make(sweep.read(file), "data", tmp_path)[0]
+    finish(trial, np.zeros(3))
+    path = trial.workdir / "results.json"
+    results = json.loads(path.read_text())
+    del results["config"]["data"]["half_life"]
+    path.write_text(json.dumps(results))
+    assert trial.state == "finished"
+    del results["config"]["encoder"]["dim"]
+    path.write_text(json.dumps(results))
+    assert trial.state == "begun"
+
+
 def test_a_run_of_another_length_is_not_finished(file, tmp_path):
     wanted = sweep.read(file)
     (trial, *_) = sweep.make(wanted, "data", tmp_path)
@@ -163,13 +176,14 @@ def test_the_table(file, tmp_path):
     wanted = sweep.read(file)
     made = sweep.make(wanted, "data", tmp_path)
     with pytest.raises(InputError, match="Nothing is finished"):
-        sweep.page(wanted, made)
+        sweep.gather(wanted, made)
     rng = np.random.default_rng(0)
     plain = rng.random((2, 40))
     for trial in made[:-1]:
         gain = 0.1 * (trial.sampler == "dns") * rng.random(40)
         finish(trial, plain[trial.seed] + gain)
-    text = sweep.page(wanted, made)
+    finished = sweep.gather(wanted, made)
+    text = sweep.page(wanted, finished)
     rows = {
         line.split(" | ")[0].removeprefix("| "): line.split(" | ")
         for line in text.splitlines()
@@ -185,6 +199,13 @@ def test_the_table(file, tmp_path):
     assert rows["mf, dns"][3].startswith("+0.0")
     assert rows["lightgcn, dns"][1] == "1"
     assert "- lightgcn, dns: 1 runs are finished" in text
+    panels = sweep.draw(wanted, finished).axes
+    assert [axes.get_xlabel() for axes in panels] == ["mf", "lightgcn"]
+    dots = [line.get_xdata() for line in panels[0].lines[1:]]
+    np.testing.assert_allclose(dots[0], plain.mean(axis=1))
+    np.testing.assert_allclose(dots[1], [plain.mean()] * 2)
+    assert len(dots[2]) == 2
+    assert dots[3][0] > dots[1][0]
     assert "the seeds [0] alone" in text
 
 
