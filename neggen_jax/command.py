@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 from neggen_jax import cache
 from neggen_jax import config as configs
-from neggen_jax.errors import InputError, nearest, reported
+from neggen_jax.errors import InputError, nearest_key, reported
 from neggen_jax.preemption import Stopped
 
 
@@ -94,7 +94,7 @@ def _explained(argv: list[str], error: Exception) -> InputError:
             return InputError(
                 f"Unknown config key {found[1]!r}.",
                 where=argument,
-                fix=nearest(found[1], known),
+                fix=nearest_key(found[1], known),
             )
     return _bad_flag(error)
 

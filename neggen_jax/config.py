@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from neggen_jax.errors import InputError, nearest
+from neggen_jax.errors import InputError, nearest, nearest_key
 
 
 def base() -> ConfigDict:
@@ -271,7 +271,7 @@ def override(config: ConfigDict, assignments: Iterable[str]) -> None:
             raise InputError(
                 f"Unknown config key {key!r}.",
                 where=assignment,
-                fix=nearest(key, known),
+                fix=nearest_key(key, known),
             )
         try:
             value = ast.literal_eval(text)

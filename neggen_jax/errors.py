@@ -54,6 +54,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(names)}"
 
 
+def nearest_key(name: str, known: Iterable[str]) -> str:
+    """The same for dotted keys; of all of them, those beside the closest."""
+    keys = sorted(known)
+    close = difflib.get_close_matches(name, keys, n=1, cutoff=0.4)
+    part = (close[0] if close else name).rpartition(".")[0]
+    beside = [
+        k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == part
+    ]
+    if not beside:
+        return nearest(
+            name.partition(".")[0], {k.partition(".")[0] for k in keys}
+        )
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}{part or 'the config'} has {', '.join(beside)}"
+
+
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Turns an `InputError` into a message on stderr and exit status 2."""

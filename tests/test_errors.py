@@ -2,7 +2,7 @@
 
 import pytest
 
-from neggen_jax.errors import InputError, nearest, reported
+from neggen_jax.errors import InputError, nearest, nearest_key, reported
 
 
 def test_says_what_where_and_what_to_do():
@@ -33,6 +33,17 @@ def test_names_the_nearest():
     assert nearest("recal", known).startswith("did you mean 'recall'? known: ")
     assert nearest("zzz", known) == "known: ndcg, precision, recall"
     assert nearest("", []) == "known: "
+
+
+def test_of_many_keys_those_beside_the_closest_are_named():
+    known = ["encoder.dim", "encoder.layers", "seed", "train.ema", "train.keep"]
+    said = nearest_key("encoder.layer", known)
+    assert said == "did you mean 'encoder.layers'? encoder has dim, layers"
+    assert nearest_key("train.qqqqqqqqqqqqqqqqqq", known) == "train has ema, keep"
+    assert nearest_key("q.q", known) == "known: encoder, seed, train"
+    assert nearest_key("sead", known) == (
+        "did you mean 'seed'? the config has seed"
+    )
 
 
 def test_bad_input_is_a_message_and_status_2(capsys):

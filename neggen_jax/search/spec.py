@@ -19,7 +19,7 @@ from neggen_jax import config as configs
 from neggen_jax import storage, trials
 from neggen_jax.config import flatten
 from neggen_jax.data import store
-from neggen_jax.errors import InputError, nearest
+from neggen_jax.errors import InputError, nearest, nearest_key
 from neggen_jax.metrics import NAMES
 from neggen_jax.trials import FREE
 
@@ -240,7 +240,7 @@ def _space(
             raise InputError(
                 f"Unknown config key {key!r}.",
                 where=here,
-                fix=nearest(key, known),
+                fix=nearest_key(key, known),
             )
         if key == "seed" or key in constant:
             raise InputError(
