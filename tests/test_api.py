@@ -95,26 +95,36 @@ def ran(mesh=(1, 1), step=100):
 
 
 def test_it_is_what_our_own_step_computes(one):
-    """The same loss as a recommender's whose encoder has these tables."""
-    (total, terms, *_), params = ran()
+    """The same loss as a recommender's whose encoder has these tables.
+
+    And so are its gradients, of what sources learn and of embeddings.
+    """
+    (total, terms, *_, grads), params = ran()
     ours = attached()
     objective = recommender.build_objective(
         ConfigDict({"negatives": NEGATIVES, "losses": LOSSES})
     )
-    encoded = recommender.placed(tables(one), ours.inputs)
-    want, names = jax.jit(
-        lambda params: objective.apply(
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def learn(params, encoded):
+        return objective.apply(
             {"params": params},
-            encoded,
+            recommender.placed(encoded, ours.inputs),
             ours.inputs,
             pairs(),
             Clock.at(jnp.int32(100), ours.steps_per_epoch, 10),
             rngs={"negatives": jax.random.key(7)},
             method="loss",
         )
-    )(params)
+
+    (want, names), theirs = learn(params, tables(one))
     assert names.keys() == terms.keys()
     np.testing.assert_allclose(total, want, rtol=1e-6)
+    for mine, other in zip(*map(jax.tree.leaves, (grads, theirs)), strict=True):
+        size = np.abs(other).max()
+        assert np.abs(mine).max() > 0 or size == 0
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5 * size)
     assert {"sources_rewritten", "sources_drawn"} == params.keys()
 
 

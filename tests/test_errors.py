@@ -39,7 +39,9 @@ def test_of_many_keys_those_beside_the_closest_are_named():
     known = ["encoder.dim", "encoder.layers", "seed", "train.ema", "train.keep"]
     said = nearest_key("encoder.layer", known)
     assert said == "did you mean 'encoder.layers'? encoder has dim, layers"
-    assert nearest_key("train.qqqqqqqqqqqqqqqqqq", known) == "train has ema, keep"
+    assert (
+        nearest_key("train.qqqqqqqqqqqqqqqqqq", known) == "train has ema, keep"
+    )
     assert nearest_key("q.q", known) == "known: encoder, seed, train"
     assert nearest_key("sead", known) == (
         "did you mean 'seed'? the config has seed"
