@@ -148,6 +148,8 @@ def test_says_what_approximate_lists_lack(large, one, whole, monkeypatch):
             scores = scores.at[:, ::7].set(-jnp.inf)
         return self.merge(scores, k)
 
+    # Where nothing is approximate, there is one kernel for all.
+    monkeypatch.setattr(native, "ranks", lambda mesh: False)
     monkeypatch.setattr(ranking.Chooser, "choose", forgetful)
     users, items = embeddings(large, one)
     # More than one block: what the first lacks stands for all.

@@ -1,9 +1,12 @@
 """The kernels in C++ give what XLA's give, to the last bit."""
 
+import ctypes
 import multiprocessing
+import pathlib
 import subprocess
 import sys
 import textwrap
+import tomllib
 
 import jax
 import numpy as np
@@ -14,6 +17,7 @@ from scipy import sparse
 
 from neggen_jax.ops import native
 
+ROOT = pathlib.Path(__file__).parents[1]
 ODD = [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1.0, -1.0, 1e-45, -1e-45]
 
 needs_compiler = pytest.mark.skipif(
@@ -141,6 +145,16 @@ def test_products_too_small_for_a_float_are_equal():
 
 
 @needs_avx512
+@pytest.mark.parametrize("count", [5000, 2000])
+def test_zeros_of_either_sign_are_equal(count):
+    # In one chunk, and in several.
+    items = np.full((count + 2000, 1), -1e-30, np.float32)
+    items[count:] = 1e-30
+    _, found = ranked(np.float32([[1e-15]]), items, [], len(items), 5)
+    np.testing.assert_array_equal(found[0], np.arange(5))
+
+
+@needs_avx512
 def test_nobody_asks_and_nothing_is_asked_for():
     items = np.ones((20, 4), np.float32)
     assert ranked(items[:0], items, [], 20, 3)[1].shape == (0, 3)
@@ -173,6 +187,25 @@ def test_products_are_as_xla_has_them(d, monkeypatch):
 def test_more_than_there_are_is_refused():
     with pytest.raises(ValueError, match="not 6 columns, but 5"):
         native.top_k(np.zeros((2, 5), np.float32), 6, mesh())
+
+
+def test_all_of_it_is_installed():
+    """What pyproject.toml names of the C++ is what there is."""
+    text = (ROOT / "pyproject.toml").read_text()
+    named = tomllib.loads(text)["tool"]["setuptools"]["package-data"]
+    ops = ROOT / "neggen_jax" / "ops"
+    found = {f for glob in named["neggen_jax.ops"] for f in ops.glob(glob)}
+    assert found == set(native.sources()) == set((ops / "cc").iterdir())
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_it_compiles_for_processors_without_avx512(tmp_path, monkeypatch):
+    flags = (*native._FLAGS, "-DNEGGEN_RANKS=0")
+    monkeypatch.setattr(native, "_FLAGS", flags)
+    tmp_path.chmod(0o700)
+    library = ctypes.cdll.LoadLibrary(str(native.build(tmp_path)))
+    assert not library.neggen_can_rank()
 
 
 @needs_compiler

@@ -8,6 +8,8 @@ cores; and Adam (`ops/adam.py`) is many passes over all parameters. Nothing
 depends on these kernels: where there is no C++ compiler, XLA's are used, which
 give the same, scores and Adam's up to rounding and the others to the last bit.
 
+A kernel is a header in `cc/`, bound in `library.cc`, and named in `_library`.
+
 The library is kept in the user's cache directory (`cache.py`), under a name
 that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
 leaves it alone.
@@ -37,7 +39,8 @@ from jax.sharding import Mesh
 from neggen_jax import cache
 
 _SOURCES = Path(__file__).with_name("cc")
-# Sums are not contracted: on any processor they round alike.
+# Sums are not contracted: on any processor they round alike. `rank` is for
+# processors of one kind, and asks for its multiplications with additions.
 _FLAGS = (
     "-O3",
     "-std=c++17",
@@ -220,6 +223,11 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
+def sources() -> list[Path]:
+    """The files of the library."""
+    return sorted([*_SOURCES.glob("*.cc"), *_SOURCES.glob("*.h")])
+
+
 def build(directory: Path) -> Path:
     """Compiles the library, unless it is there.
 
@@ -236,7 +244,7 @@ def build(directory: Path) -> Path:
     said = " ".join(
         (compiler, *_FLAGS, jaxlib.__version__, *platform.uname()[::4])
     )
-    source = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()))
+    source = b"".join(file.read_bytes() for file in sources())
     name = hashlib.sha256(source + said.encode()).hexdigest()[:16]
     target = directory / f"neggen_jax-{name}.so"
     cache.make_private(directory)

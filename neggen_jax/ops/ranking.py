@@ -33,7 +33,7 @@ from neggen_jax.partition import Partition
 TILE_QUERIES = 256
 TILE_ITEMS = 512
 # Score tiles that are held at a time: [TILE_QUERIES, 16 * TILE_ITEMS] of
-# float32 is 8 MiB.
+# float32 is 8 MiB. Accelerators hold those of all queries, 128 MiB of 4,096.
 TILES_AT_ONCE = 16
 
 
@@ -147,7 +147,7 @@ class Chooser:
 
 def _local_top_k(queries, items, excluded, k, num_items, chooser):
     """Top-k over one shard; item indices are the shard's own, -1 for none."""
-    if chooser.recall_target == 1 and native.ranks(chooser.mesh):
+    if native.ranks(chooser.mesh):
         pairs = excluded.queries, excluded.items
         scores, found = native.rank(queries, items, pairs, num_items, k)
         return scores, jnp.where(scores == -jnp.inf, -1, found)

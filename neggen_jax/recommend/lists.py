@@ -1,7 +1,7 @@
 """The best items of some users, block by block.
 
-What `evaluate.Ranker` does for held-out users, for whoever asks: the same
-kernel in the same tiles, so the same lists to the last digit, ties included.
+What `evaluate.Ranker` does for held-out users, for whoever asks: by the same
+kernel, so the same lists to the last digit, ties included.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from neggen_jax.recommend import asked as people
 from neggen_jax.recommend.asked import Asked
 from neggen_jax.recommend.folding import Folding, histories_of, joined
 from neggen_jax.run import Run
+
+# Users ranked in one dispatch, at most.
+_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,9 +93,9 @@ class Lister:
         self._users, self._partition, self._folding = users, partition, folding
         self._train = run.catalog.index.by_user
         self._known = [run.catalog.by_user(split) for split in seen]
-        self.block = evaluate.block_rows(
-            run.config.evaluate.block_size, 2**30, partition
-        )
+        # One who asks alone waits for a whole block.
+        rows = min(run.config.evaluate.block_size, _AT_ONCE)
+        self.block = evaluate.block_rows(rows, 2**30, partition)
         self._items = jax.jit(
             functools.partial(
                 evaluate.tiled, num_items=num_items, partition=partition

@@ -2,7 +2,8 @@
 
 `jax.export` serialises it as StableHLO, for CPUs, TPUs and NVIDIA's GPUs, and
 for any number of users. It ranks in the tiles of `ops/ranking.py`: on CPU the
-lists are those of an evaluation to the last digit, ties included.
+lists are those of an evaluation, ties included; with more than 512 entries a
+vector, up to the rounding of scores.
 """
 
 from __future__ import annotations

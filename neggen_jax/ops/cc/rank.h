@@ -13,12 +13,17 @@
 #include "order.h"
 #include "parallel.h"
 
+#ifndef NEGGEN_RANKS
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
 #define NEGGEN_RANKS 1
-#define FOR_AVX512 __attribute__((target("avx512f")))
 #else
 #define NEGGEN_RANKS 0
+#endif
+#endif
+
+#if NEGGEN_RANKS
+#include <immintrin.h>
+#define FOR_AVX512 __attribute__((target("avx512f")))
 #endif
 
 namespace neggen {
@@ -34,7 +39,7 @@ inline bool CanRank() {
 // A panel of queries goes through the items chunk by chunk. The scores of one
 // chunk are all that is ever held, and fit into a core's own cache: each is
 // computed, is compared with the bound of its query, and in all but a few cases
-// that is all.
+// that is all. Threads share panels: many threads want many queries.
 constexpr int64_t kWidth = 16;
 constexpr int64_t kVectors = 4;
 constexpr int64_t kPanel = kVectors * kWidth;
@@ -137,7 +142,7 @@ FOR_AVX512 inline void Scores(const float* items, int64_t count, int64_t dim,
   }
 }
 
-// Values of 32 bits that are ordered as `Key` is; its own inverse but for sign.
+// What `Key` makes of the bits of floats, and of keys: its own inverse.
 FOR_AVX512 inline __m512i Ordered(__m512i bits) {
   const __m512i sign = _mm512_srai_epi32(bits, 31);
   return _mm512_xor_si512(
@@ -262,8 +267,9 @@ inline void RankPanel(const float* queries, int64_t rows, int64_t first,
       std::fill(bounds + rows, bounds + kPanel, -kNever);
     }
     Above(scores, held, bounds, [&](int64_t item, int64_t n) {
+      // Sums that are too small for a float may be -0, and are equal to 0.
       scratch.best[n * room + sizes[n]++] =
-          Pack(Key(scores[item * kPanel + n]), start + item);
+          Pack(Key(scores[item * kPanel + n] + 0.0f), start + item);
     });
     // Those of queries that are not there too: what is not a number exceeds
     // every bound.
@@ -305,7 +311,7 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
   const int64_t k = values->dimensions()[1];
   const int64_t pairs = excluded_queries.element_count();
   if (rows == 0 || k == 0) return ffi::Error::Success();
-  if (items.dimensions()[1] != dim || num_items.element_count() != 1 ||
+  if (dim < 1 || items.dimensions()[1] != dim || num_items.element_count() != 1 ||
       excluded_items.element_count() != static_cast<size_t>(pairs)) {
     return ffi::Error::InvalidArgument("queries, items or pairs do not agree");
   }
@@ -325,7 +331,8 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
   });
   return ffi::Error::Success();
 #else
-  return ffi::Error::Unimplemented("for processors with AVX-512");
+  return ffi::Error(ffi::ErrorCode::kUnimplemented,
+                    "for processors with AVX-512");
 #endif
 }
 
