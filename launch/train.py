@@ -38,7 +38,8 @@ def main(argv: list[str]) -> None:
     metric = config.train.metric
     print(
         f"best epoch {results['epoch']:.0f} of {results['epochs_trained']}; "
-        f"test {metric} {results['test'][metric]:.4f}; "
+        f"test {metric} {results['test'][metric]:.4f} (most popular items: "
+        f"{results['most_popular'][metric]:.4f}); "
         f"everything is in {_WORKDIR.value}"
     )
 

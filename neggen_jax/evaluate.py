@@ -242,6 +242,52 @@ def _share(exact: np.ndarray, lists: np.ndarray) -> float:
     return float(found[exact >= 0].mean())
 
 
+def most_popular(
+    catalog: Catalog, split: str, k: int, block: int = 4096
+) -> Ranked:
+    """Shows everybody the items that most have interacted with in train.
+
+    But for those that they are known to have, as `Ranker` does; on the host.
+    It is what a recommender has to beat.
+
+    Args:
+      catalog: the dataset.
+      split: "valid" or "test".
+      k: length of the lists.
+      block: users at a time; without influence on any result.
+    """
+    order = np.argsort(-catalog.popularity(), kind="stable").astype(np.int32)
+    place = np.argsort(order, kind="stable")
+    known = [catalog.by_user(name) for name in SEEN[split]]
+    heldout = catalog.by_user(split)
+    users = np.flatnonzero(heldout.degrees).astype(np.int32)
+
+    def marked(some: np.ndarray, parts: list[Any], width: int) -> np.ndarray:
+        """Which of the first places users' items have, bool `[b, width]`."""
+        count = sum(int(part.degrees_of(some).sum()) for part in parts)
+        pairs = ranking.exclude(some, parts, count)
+        at = place[pairs.items]
+        out = np.zeros((len(some), width), bool)
+        out[pairs.queries[at < width], at[at < width]] = True
+        return out
+
+    lists = np.full((len(users), k), -1, np.int32)
+    hits = np.zeros((len(users), k), bool)
+    for start in range(0, len(users), block):
+        some = users[start : start + block]
+        most = sum(int(part.degrees_of(some).max()) for part in known)
+        width = min(catalog.num_items, k + most)
+        seen = marked(some, known, width)
+        # The first places that are left, and then those that are not.
+        first = np.argsort(seen, axis=1, kind="stable")[:, :k]
+        left = ~np.take_along_axis(seen, first, 1)
+        found = np.take_along_axis(marked(some, [heldout], width), first, 1)
+        rows = slice(start, start + len(some)), slice(first.shape[1])
+        lists[rows] = np.where(left, order[first], -1)
+        hits[rows] = found & left
+    return Ranked(users, lists, hits, heldout.degrees[users])
+
+
 def accuracy(ranked: Ranked, cutoffs: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Accuracy of every user at every cut-off; see `metrics.accuracy`."""
     return metrics.accuracy(ranked.hits, ranked.relevant, cutoffs)

@@ -10,13 +10,9 @@ signal, it saves the step that it has come to and raises `Stopped`.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import os
-import resource
-import statistics
-import sys
 import time
 from typing import Any
 
@@ -25,14 +21,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import balance, evaluate, hosts, metrics, storage
+from neggen_jax import evaluate, hosts, metrics, storage
+from neggen_jax import results as told
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
 from neggen_jax.errors import InputError
 from neggen_jax.preemption import Preemption, Stopped
 from neggen_jax.preparation import Preparation
 from neggen_jax.progress import Progress
-from neggen_jax.run import Run, evaluate_state
+from neggen_jax.run import Run
 from neggen_jax.step import Report, State
 from neggen_jax.warm_start import warm_start
 from neggen_jax.workdir import RUN, Log, claim, writing
@@ -119,7 +116,7 @@ def _train_and_evaluate(
         best, _ = checkpoints.restore(abstract, progress.best_step)
     hosts.phase("results", slow=True)
     with writing(directory):
-        results = _results(run, best, progress, directory, preemption)
+        results = told.gather(run, best, progress, directory, preemption)
 
         def tell():
             with writing(directory):
@@ -381,64 +378,6 @@ class Trainer:
         return due or meta.best_step == step or meta.over(config)
 
 
-def _results(
-    run: Run,
-    state: State,
-    meta: Meta,
-    directory: epath.Path,
-    preemption: Preemption,
-) -> dict[str, Any]:
-    """What `results.json` holds."""
-    splits, deciles = {}, {}
-    for split in evaluate.SEEN:
-        splits[split], deciles[split] = evaluate_state(
-            run,
-            state,
-            split,
-            directory=directory,
-            heed=preemption.heed,
-        )
-    metric, _ = balance.metric(run)
-    without = balance.measure(run, state, heed=preemption.heed)
-    splits["test"] |= balance.drops(splits["test"][metric], without)
-    seconds = _median(meta.epoch_seconds)
-    waited = _median(meta.input_seconds)
-    examples = run.stream.schedule.steps_per_epoch * run.stream.batch_size
-    step = int(state.step)
-    return {
-        "dataset": {
-            "name": run.catalog.name,
-            "fingerprint": run.catalog.fingerprint,
-            "users": int(run.catalog.num_users),
-            "items": int(run.catalog.num_items),
-            "interactions": {k: len(v) for k, v in run.catalog.splits.items()},
-        },
-        "config": run.config.to_dict(),
-        "step": step,
-        "epoch": step / run.stream.schedule.steps_per_epoch,
-        "epochs_trained": meta.epochs,
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-        **splits,
-        "deciles": deciles["test"],
-        "without_modality": {metric: without} if without else {},
-        "timing": {
-            "seconds_per_epoch": seconds,
-            "examples_per_second": examples / seconds if seconds else None,
-            "input_share": waited / seconds if waited and seconds else None,
-            "evaluation_seconds": _median(meta.evaluation_seconds),
-            "compile_seconds": meta.compile_seconds,
-            "peak_memory_mib": _peak_memory(),
-        },
-        "devices": [
-            str(d.device_kind) for d in run.partition.mesh.devices.flat
-        ],
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("jax", "flax", "optax", "orbax-checkpoint")
-        },
-    }
-
-
 def _present(run: Run, directory: epath.Path, anew: bool = False) -> None:
     """Draws a finished run and writes its report: what is missing, or all."""
     # Only now: nothing that trains waits for what draws.
@@ -447,13 +386,3 @@ def _present(run: Run, directory: epath.Path, anew: bool = False) -> None:
     # Runs of earlier versions do not have the key.
     report = run.config.evaluate.get("report", True)
     conclude(directory, run.catalog, report=report, anew=anew)
-
-
-def _median(values: list[float]) -> float | None:
-    return statistics.median(values) if values else None
-
-
-def _peak_memory() -> float:
-    """Largest resident size of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

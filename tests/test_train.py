@@ -73,6 +73,9 @@ def test_results_hold_what_was_promised(two):
     assert json.loads((workdir / "results.json").read_text()) == results
     promised = {"dataset", "config", "step", "valid", "test", "timing"}
     assert promised <= results.keys()
+    popular = results["most_popular"]
+    assert 0 < popular["recall@5"] < popular["recall@20"] < 1
+    assert popular.keys() < results["test"].keys()
     timing = results["timing"]
     names = ("seconds_per_epoch", "examples_per_second", "evaluation_seconds")
     for name in (*names, "compile_seconds"):

@@ -72,6 +72,12 @@ def _overview(told: Told, seed: int) -> tuple[Block, ...]:
         key = told.headline(name)
         between = metrics.interval(told, "test", key, seed)
         cards.append(Card(f"{key} on test", f"{told.test[key]:.4f}", between))
+    key = told.headline("recall")
+    # Runs of earlier versions do not tell it.
+    popular = told.results.get("most_popular", {}).get(key)
+    if popular is not None:
+        under = "all are shown the same, but for what they have"
+        cards.append(Card(f"{key} of popular items", f"{popular:.4f}", under))
     trained = told.results.get("epochs_trained", 0)
     cards.append(
         Card(
