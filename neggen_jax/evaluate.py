@@ -243,7 +243,11 @@ def _share(exact: np.ndarray, lists: np.ndarray) -> float:
 
 
 def most_popular(
-    catalog: Catalog, split: str, k: int, block: int = 4096
+    catalog: Catalog,
+    split: str,
+    k: int,
+    heed: Callable[[], object] = lambda: None,
+    held: int = 2**22,
 ) -> Ranked:
     """Shows everybody the items that most have interacted with in train.
 
@@ -254,7 +258,9 @@ def most_popular(
       catalog: the dataset.
       split: "valid" or "test".
       k: length of the lists.
-      block: users at a time; without influence on any result.
+      heed: called before each block of users; what it raises ends this.
+      held: places that are looked at at a time; without influence on any
+        result.
     """
     order = np.argsort(-catalog.popularity(), kind="stable").astype(np.int32)
     place = np.argsort(order, kind="stable")
@@ -273,18 +279,23 @@ def most_popular(
 
     lists = np.full((len(users), k), -1, np.int32)
     hits = np.zeros((len(users), k), bool)
-    for start in range(0, len(users), block):
-        some = users[start : start + block]
-        most = sum(int(part.degrees_of(some).max()) for part in known)
-        width = min(catalog.num_items, k + most)
+    # Those with long histories, who need many places, by themselves.
+    counts = sum((part.degrees_of(users) for part in known), 0 * users)
+    longest, start = np.argsort(-counts, kind="stable"), 0
+    while start < len(users):
+        heed()
+        hosts.alive()
+        width = min(catalog.num_items, k + int(counts[longest[start]]))
+        at = longest[start : start + max(1, held // width)]
+        start += len(at)
+        some = users[at]
         seen = marked(some, known, width)
         # The first places that are left, and then those that are not.
         first = np.argsort(seen, axis=1, kind="stable")[:, :k]
         left = ~np.take_along_axis(seen, first, 1)
         found = np.take_along_axis(marked(some, [heldout], width), first, 1)
-        rows = slice(start, start + len(some)), slice(first.shape[1])
-        lists[rows] = np.where(left, order[first], -1)
-        hits[rows] = found & left
+        lists[at] = np.where(left, order[first], -1)
+        hits[at] = found & left
     return Ranked(users, lists, hits, heldout.degrees[users])
 
 

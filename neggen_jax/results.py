@@ -49,7 +49,9 @@ def gather(
     without = balance.measure(run, state, heed=preemption.heed)
     splits["test"] |= balance.drops(splits["test"][metric], without)
     cutoffs = run.config.evaluate.cutoffs
-    ranked = evaluate.most_popular(run.catalog, "test", max(cutoffs))
+    ranked = evaluate.most_popular(
+        run.catalog, "test", max(cutoffs), preemption.heed
+    )
     popular = metrics.summarize(evaluate.accuracy(ranked, cutoffs))
     seconds = _median(meta.epoch_seconds)
     waited = _median(meta.input_seconds)

@@ -172,15 +172,17 @@ def test_meshes_change_nothing(large, partition, whole):
     assert evaluate.report(ranked, large, "test", CUTOFFS) == whole[1]
 
 
-@pytest.mark.parametrize(("split", "block"), [("valid", 4096), ("test", 7)])
+@pytest.mark.parametrize(
+    ("split", "held"), [("valid", 2**22), ("test", 300), ("test", 1)]
+)
 def test_popular_items_are_those_of_a_vector_of_popularity(
-    large, one, split, block
+    large, one, split, held
 ):
     users, items = (np.zeros(np.shape(t)) for t in embeddings(large, one))
     users[:, 0], items[: large.num_items, 0] = 1, large.popularity()
     tables = (np.asarray(table, np.float32) for table in (users, items))
     want = Ranker(large, split, one, k=20)(*map(one.put, tables))
-    got = evaluate.most_popular(large, split, 20, block)
+    got = evaluate.most_popular(large, split, 20, held=held)
     assert_same(got, columns(want))
 
 
