@@ -50,7 +50,7 @@ def pairs(catalog):
 
 def loss(encoded, batch, negatives):
     """Reads everything that the encoder gives."""
-    drawn = {"sampled": at_items(encoded, negatives)}
+    drawn = {"sampled": at_items(encoded, negatives, batch)}
     total = losses.bpr(encoded, batch, drawn)
     for name in encoded.views:
         total += losses.bpr(encoded, batch, drawn, view=name)

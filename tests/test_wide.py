@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_catalog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from training import make_config, make_run
 
 from neggen_jax import train
@@ -20,6 +22,11 @@ EPSILON = {"float32": 2.0**-23, "bfloat16": 2.0**-8}
 def alone(request, monkeypatch):
     """As where there is one CPU device, and as where there are several."""
     monkeypatch.setattr(native, "alone", lambda: request.param)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    monkeypatch.setattr(native, "alone", lambda: True)
 
 
 def exact(dtype, shape, seed):
@@ -58,6 +65,88 @@ def test_a_product_and_its_gradients(dtype, kernel_dtype, shape):
             rtol=2 * EPSILON[lower],
             atol=2 * EPSILON[lower] * np.abs(value).max(),
         )
+
+
+needs_avx512 = pytest.mark.skipif(
+    not native.has_avx512(), reason="this processor has no AVX-512"
+)
+
+
+def some_rows(data, height):
+    """Row numbers, which may repeat, or be none at all."""
+    count = data.draw(st.sampled_from([0, 1, 5, 6, 7, 40, 130, 300]))
+    seed = data.draw(st.integers(0, 99))
+    return np.random.default_rng(seed).integers(height, size=count)
+
+
+@pytest.mark.parametrize("one", [False, pytest.param(True, marks=needs_avx512)])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_rows_are_projected_where_they_lie(one, data):
+    widths = data.draw(
+        st.lists(st.sampled_from([1, 7, 16, 100, 193, 515]), min_size=1)
+    )[:3]
+    height, d = data.draw(st.sampled_from([(1, 3), (9, 64), (400, 70)]))
+    dtype = data.draw(st.sampled_from(["float32", "bfloat16"]))
+    rows = some_rows(data, height).astype(np.int32)
+    made = [exact(dtype, (height, f), n) for n, f in enumerate(widths)]
+    tables, tables64 = tuple(x for x, _ in made), [x for _, x in made]
+    kernel, kernel64 = exact("float32", (sum(widths), d), 7)
+    g, g64 = exact("float32", (len(rows), d), 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "alone", lambda: one)
+        assert native.projects(tables, kernel) is one
+
+        @jax.jit
+        def all_of_it(tables, kernel, g):
+            out, backward = jax.vjp(
+                lambda tables, kernel: wide.project_rows(tables, rows, kernel),
+                tables,
+                kernel,
+            )
+            return out, *backward(g)
+
+        out, along, gradient = all_of_it(tables, kernel, g)
+    taken = np.concatenate([x[rows] for x in tables64], axis=1)
+    back = np.zeros((height, sum(widths)))
+    np.add.at(back, rows, g64 @ kernel64.T)
+    along = np.concatenate([x.astype(jnp.float32) for x in along], axis=1)
+    for got, want in (
+        (out, taken @ kernel64),
+        (gradient, taken.T @ g64),
+        (along, back),
+    ):
+        assert got.shape == want.shape
+        # XLA rounds the kernel as well; a bound for sums of random signs.
+        size = np.abs(want).max(initial=1)
+        np.testing.assert_allclose(
+            got,
+            want,
+            rtol=0,
+            atol=4e-2 * size if dtype == "bfloat16" else 1e-5 * size,
+        )
+
+
+@needs_avx512
+@pytest.mark.usefixtures("one_device")
+def test_features_in_bfloat16_are_multiplied_as_they_are():
+    table, table64 = exact("bfloat16", (50, 700), 0)
+    kernel, kernel64 = exact("float32", (700, 64), 1)
+    rows = np.array([3, 3, 49, 0], np.int32)
+    out = wide.project_rows((table,), rows, kernel)
+    # Not rounded: the kernel stays in float32.
+    np.testing.assert_allclose(out, table64[rows] @ kernel64, atol=2e-4)
+
+
+@needs_avx512
+@pytest.mark.usefixtures("one_device")
+def test_rows_that_are_not_there_are_those_at_the_ends():
+    table, table64 = exact("float32", (5, 30), 0)
+    kernel, kernel64 = exact("float32", (30, 64), 1)
+    rows = np.array([7, 4, -1, 0], np.int32)
+    out = wide.project_rows((table,), rows, kernel)
+    want = table64[[4, 4, 0, 0]] @ kernel64
+    np.testing.assert_allclose(out, want, atol=1e-4)
 
 
 def test_a_dense_layer_is_that_of_flax():

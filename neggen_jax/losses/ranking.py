@@ -17,7 +17,7 @@ from neggen_jax.losses.reading import (
     view_of,
 )
 from neggen_jax.models.encoder import Encoded
-from neggen_jax.negatives.source import Batch, Shared
+from neggen_jax.negatives.source import Batch, Negatives, Shared
 
 # What stands for a logit that is none; its exponential is 0.
 _NEVER = -1e30
@@ -46,12 +46,13 @@ def bpr(
     drawn = own_of(negatives, source)
     user_table, item_table = view_of(encoded, view)
     users = encoded.take(user_table, batch["users"]).astype(jnp.float32)
-    items = encoded.take(item_table, batch["items"]).astype(jnp.float32)
-    if drawn.positives is not None and not view:
-        items = drawn.positives
-    vectors = drawn.vectors
     if view:
-        vectors = encoded.take(item_table, items_of(negatives, source))
+        items, vectors = encoded.take_together(
+            item_table, batch["items"], items_of(negatives, source)
+        )
+    else:
+        items, vectors = _positives(encoded, batch, drawn), drawn.vectors
+    items = items.astype(jnp.float32)
     weights = drawn.weights.astype(jnp.float32)
     positive = (users * items).sum(-1, keepdims=True)
     negative = _products(users, vectors.astype(jnp.float32))
@@ -115,9 +116,7 @@ def softmax(
     """
     drawn = drawn_by(negatives, source)
     users = encoded.take(encoded.users, batch["users"]).astype(jnp.float32)
-    items = encoded.take(encoded.items, batch["items"])
-    if drawn.positives is not None:
-        items = drawn.positives
+    items = _positives(encoded, batch, drawn)
     users = users / temperature
     positive = (users * items.astype(jnp.float32)).sum(-1)
     sums = []
@@ -154,17 +153,28 @@ def l2(
       view: "ego" for free embeddings, "" for the final ones.
     """
     user_table, item_table = view_of(encoded, view)
-    squares = (
-        _squares(encoded.take(user_table, batch["users"])).sum()
-        + _squares(encoded.take(item_table, batch["items"])).sum()
-    )
-    if not source:
-        return squares / (2 * len(batch["users"]))
-    weights = drawn_by(negatives, source).weights
+    users = encoded.take(user_table, batch["users"])
+    weights = jnp.zeros((len(users), 0))
+    if source:
+        weights = drawn_by(negatives, source).weights
     if count := weights.shape[1]:
-        drawn = _squares(encoded.take(item_table, items_of(negatives, source)))
-        squares += (drawn * weights).sum() / count
-    return squares / (2 * len(batch["users"]))
+        drawn = items_of(negatives, source)
+        items, vectors = encoded.take_together(
+            item_table, batch["items"], drawn
+        )
+        squares = (_squares(vectors) * weights).sum() / count
+    else:
+        items = encoded.take(item_table, batch["items"])
+        squares = jnp.zeros(())
+    squares += _squares(users).sum() + _squares(items).sum()
+    return squares / (2 * len(users))
+
+
+def _positives(encoded: Encoded, batch: Batch, drawn: Negatives) -> jax.Array:
+    """What the positives are scored by beside some negatives, `[B, d]`."""
+    if drawn.positives is not None:
+        return drawn.positives
+    return encoded.take(encoded.items, batch["items"])
 
 
 def _products(users: jax.Array, vectors: jax.Array) -> jax.Array:

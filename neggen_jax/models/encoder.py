@@ -67,17 +67,49 @@ class Encoded:
           table: `users`, `items`, or one of a view.
           ids: int32, any shape; its first axis is that of the batch.
         """
+        return self.take_together(table, ids)[0]
+
+    def take_together(
+        self, table: Table, *ids: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        """`take` of each of `ids`, in one go.
+
+        Rows that several have are then read once, projected once, and sent
+        over the mesh once; later each can be taken by itself.
+
+        Args:
+          table: as of `take`.
+          ids: as of `take`; their first axes are of one size.
+        """
         if self.taken is None:
-            return self._rows(table, ids)
-        read = *jax.tree.leaves(table), ids
-        key = tuple(map(id, read))
+            return self._read(table, ids)
+        leaves = jax.tree.leaves(table)
+        keys = [tuple(map(id, [*leaves, x])) for x in ids]
         # What is computed in a loop must not be read outside of it.
         now = get_opaque_trace_state(convention="flax")
-        if key not in self.taken or self.taken[key][0] != now:
+        new = {
+            key: x
+            for key, x in zip(keys, ids, strict=True)
+            if key not in self.taken or self.taken[key][0] != now
+        }
+        found = self._read(table, tuple(new.values()))
+        for (key, x), rows in zip(new.items(), found, strict=True):
             # With what was read: nothing else gets its identity meanwhile.
-            self.taken[key] = now, self._rows(table, ids), read
-        found: jax.Array = self.taken[key][1]
-        return found
+            self.taken[key] = now, rows, (leaves, x)
+        return tuple(self.taken[key][1] for key in keys)
+
+    def _read(
+        self, table: Table, ids: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
+        if len(ids) < 2:
+            return tuple(self._rows(table, x) for x in ids)
+        flat = [x.reshape(len(x), math.prod(x.shape[1:])) for x in ids]
+        rows = self._rows(table, jnp.concatenate(flat, axis=1))
+        parts = jax.lax.split(rows, [x.shape[1] for x in flat], axis=1)
+        return tuple(
+            part.reshape(*x.shape, rows.shape[-1])
+            for part, x in zip(parts, ids, strict=True)
+        )
 
     def _rows(self, table: Table, ids: jax.Array) -> jax.Array:
         if not isinstance(table, Projected):

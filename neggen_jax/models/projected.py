@@ -7,7 +7,6 @@ to project them all in each step, as is usual, grows with the catalogue.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -50,7 +49,8 @@ class Projected:
 
     def whole(self) -> jax.Array:
         """All rows, `shape`."""
-        return self._joined(self.features, self.free)
+        made = wide.project_all(self.features, self.kernel)
+        return self._joined(made, self.free)
 
     def then(self, other: Projected) -> Projected:
         """What another projection makes of this one's rows.
@@ -80,19 +80,14 @@ class Projected:
     def __getitem__(self, rows: Any) -> jax.Array:
         if isinstance(rows, slice):
             return self.whole()[rows]
-        free = None if self.free is None else self.free[rows]
-        return self._joined([wide.take(v, rows) for v in self.features], free)
+        made = wide.project_rows(self.features, rows, self.kernel)
+        return self._joined(
+            made, None if self.free is None else self.free[rows]
+        )
 
-    def _joined(
-        self, features: Iterable[jax.Array], free: jax.Array | None
-    ) -> jax.Array:
-        out, first = self.bias, 0
-        for values in features:
-            kernel = self.kernel[first : first + values.shape[-1]]
-            out = out + wide.project(values, kernel)
-            first += len(kernel)
-        parts = [out] if free is None else [free, out]
-        return jnp.concatenate(parts, axis=-1)
+    def _joined(self, made: jax.Array, free: jax.Array | None) -> jax.Array:
+        out = self.bias + made
+        return out if free is None else jnp.concatenate([free, out], axis=-1)
 
 
 def _width(table: jax.Array) -> int:

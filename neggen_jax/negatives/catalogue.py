@@ -42,10 +42,11 @@ def uniform(
     return kth_negative(positives, users, rank)
 
 
-def at_items(encoded: Encoded, items: jax.Array) -> Negatives:
-    """Negatives that are the given catalogue items, `[B, K]`."""
+def at_items(encoded: Encoded, items: jax.Array, batch: Batch) -> Negatives:
+    """Negatives of a batch that are the given catalogue items, `[B, K]`."""
     weights = jnp.ones(items.shape, encoded.items.dtype)
-    vectors = encoded.take(encoded.items, items)
+    # Losses read the positives beside them.
+    _, vectors = encoded.take_together(encoded.items, batch["items"], items)
     return Negatives(vectors, weights, items)
 
 
@@ -64,7 +65,8 @@ class Uniform(Source):
         """Draws `[B, K]` items."""
         users = jnp.repeat(batch["users"][:, None], self.count, axis=1)
         key = self.make_rng("negatives")
-        return at_items(encoded, uniform(key, inputs.positives, users))
+        items = uniform(key, inputs.positives, users)
+        return at_items(encoded, items, batch)
 
 
 class Popularity(Source):
@@ -109,4 +111,4 @@ class Popularity(Source):
         drawn = jnp.take_along_axis(tries, first, axis=-1)[..., 0]
         spare = uniform(spare_key, inputs.positives, users)
         items = jnp.where(allowed.any(axis=-1), drawn, spare)
-        return at_items(encoded, items)
+        return at_items(encoded, items, batch)

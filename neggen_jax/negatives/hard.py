@@ -71,7 +71,7 @@ class _Chosen(Source):
             fixed,
             batch,
         )
-        return at_items(encoded, pick(drawn, place))
+        return at_items(encoded, pick(drawn, place), batch)
 
     def _place(
         self, users: jax.Array, items: jax.Array, fixed: Encoded, batch: Batch

@@ -73,7 +73,9 @@ class InBatch(Source):
         asked = jnp.broadcast_to(users[:, None], shape)
         fine = ~contains(inputs.positives, asked, drawn)
         weights = rarity(inputs, drawn) ** self.correction * fine
-        return dataclasses.replace(at_items(encoded, drawn), weights=weights)
+        return dataclasses.replace(
+            at_items(encoded, drawn, batch), weights=weights
+        )
 
 
 class WholeBatch(Source):

@@ -3,12 +3,13 @@
 XLA's own forms of these run on one thread there. Its top-k keeps a heap for
 every row, and takes seven times what the scores take that it looks at; where
 the processor has AVX-512, `rank` computes and compares scores in one go, and
-none leaves the cache. Its sparse product takes twice as long as this one on two
-cores; and Adam (`ops/adam.py`) is many passes over all parameters. Nothing
-depends on these kernels: where there is no C++ compiler, XLA's are used, which
-give the same, scores and Adam's up to rounding and the others to the last bit.
+none leaves the cache, and `project` multiplies rows of wide tables where they
+lie. Its sparse product takes twice as long as this one on two cores; and Adam
+(`ops/adam.py`) is many passes over all parameters. Nothing depends on these
+kernels: where there is no C++ compiler, XLA's are used, which give the same,
+`multiply` and `top_k` to the last bit and the others up to rounding.
 
-A kernel is a header in `cc/`, bound in `library.cc`, and named in `_library`.
+A kernel is a header in `cc/`, bound in `library.cc`, and named in `_KERNELS`.
 
 The library is kept in the user's cache directory (`cache.py`), under a name
 that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
@@ -39,8 +40,8 @@ from jax.sharding import Mesh
 from neggen_jax import cache
 
 _SOURCES = Path(__file__).with_name("cc")
-# Sums are not contracted: on any processor they round alike. `rank` is for
-# processors of one kind, and asks for its multiplications with additions.
+# Sums are not contracted: on any processor they round alike. `rank` and
+# `project` are for one kind, and ask for multiplications with additions.
 _FLAGS = (
     "-O3",
     "-std=c++17",
@@ -49,6 +50,17 @@ _FLAGS = (
     "-fPIC",
     "-shared",
 )
+
+_KERNELS = (
+    "adam",
+    "multiply",
+    "project",
+    "project_backward",
+    "rank",
+    "top_k",
+)
+# Columns that projections make at once.
+_STRIP = 64
 
 
 def top_k(x: jax.Array, k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
@@ -147,6 +159,56 @@ def multiply(
     return product
 
 
+def project(
+    tables: tuple[jax.Array, ...], rows: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """Rows of tables side by side times a matrix, where `projects`.
+
+    Args:
+      tables: `[n, f_i]`, float32 or bfloat16.
+      rows: int32 `[m]`, in range.
+      kernel: float32 `[sum of f_i, d]`.
+
+    Returns:
+      float32 `[m, d]`.
+    """
+    return _by_strips("neggen_project", len(rows), tables, rows, kernel)
+
+
+def project_backward(
+    tables: tuple[jax.Array, ...], rows: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    """The gradient of `project`'s kernel.
+
+    Args:
+      tables: as of `project`.
+      rows: as of `project`.
+      gradient: float32 `[m, d]`, of what it returns.
+
+    Returns:
+      float32 `[sum of f_i, d]`.
+    """
+    height = sum(table.shape[1] for table in tables)
+    return _by_strips("neggen_project_backward", height, tables, rows, gradient)
+
+
+def _by_strips(
+    name: str,
+    height: int,
+    tables: tuple[jax.Array, ...],
+    rows: jax.Array,
+    x: jax.Array,
+) -> jax.Array:
+    """Calls what wants the columns of `x` in strips of `_STRIP`."""
+    width = x.shape[1]
+    padded = jnp.pad(x, ((0, 0), (0, -width % _STRIP)))
+    like = jax.ShapeDtypeStruct((height, padded.shape[1]), jnp.float32)
+    call = jax.ffi.ffi_call(name, like)
+    of = np.int64(len(tables[0]))
+    made: jax.Array = call(rows, padded, *tables, height=of)
+    return made[:, :width]
+
+
 def adam(
     gradient: jax.Array,
     mean: jax.Array,
@@ -194,8 +256,24 @@ def on_cpu(mesh: Mesh) -> bool:
 
 def ranks(mesh: Mesh) -> bool:
     """Whether the devices of a mesh have `rank`."""
-    library = _library() if on_cpu(mesh) else None
-    return library is not None and bool(library.neggen_can_rank())
+    return on_cpu(mesh) and has_avx512()
+
+
+def projects(tables: tuple[jax.Array, ...], kernel: jax.Array) -> bool:
+    """Whether there is one device, and it has `project` for such arrays."""
+    return (
+        alone()
+        and has_avx512()
+        and all(x.dtype in (jnp.float32, jnp.bfloat16) for x in tables)
+        and kernel.dtype == jnp.float32
+        and len(tables[0]) > 0
+    )
+
+
+def has_avx512() -> bool:
+    """Whether this processor has kernels that want AVX-512."""
+    library = _library()
+    return library is not None and bool(library.neggen_has_avx512())
 
 
 def available() -> bool:
@@ -216,8 +294,8 @@ def _library() -> ctypes.CDLL | None:
             f"No kernels in C++, which would be faster: {line}", file=sys.stderr
         )
         return None
-    library.neggen_can_rank.restype = ctypes.c_bool
-    for name in ("adam", "multiply", "rank", "top_k"):
+    library.neggen_has_avx512.restype = ctypes.c_bool
+    for name in _KERNELS:
         made = jax.ffi.pycapsule(getattr(library, f"neggen_{name}"))
         jax.ffi.register_ffi_target(f"neggen_{name}", made, platform="cpu")
     return library

@@ -1,12 +1,14 @@
 // Kernels that XLA has no good form of on CPU, as one library; see native.py.
 
 #include "adam.h"
+#include "avx512.h"
 #include "multiply.h"
+#include "project.h"
 #include "rank.h"
 #include "top_k.h"
 
-// Whether `neggen_rank` may be called on this processor.
-extern "C" bool neggen_can_rank() { return neggen::CanRank(); }
+// Whether ranking and projection may be called on this processor.
+extern "C" bool neggen_has_avx512() { return neggen::HasAvx512(); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_adam, neggen::Adam,
                               ffi::Ffi::Bind()
@@ -30,6 +32,25 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_multiply, neggen::Multiply,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_project, neggen::Project,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("height"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_project_backward,
+                              neggen::ProjectBackward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("height"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_top_k, neggen::TopK,
                               ffi::Ffi::Bind()

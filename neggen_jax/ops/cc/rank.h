@@ -10,31 +10,11 @@
 #include <limits>
 #include <vector>
 
+#include "avx512.h"
 #include "order.h"
 #include "parallel.h"
 
-#ifndef NEGGEN_RANKS
-#if defined(__x86_64__) && defined(__GNUC__)
-#define NEGGEN_RANKS 1
-#else
-#define NEGGEN_RANKS 0
-#endif
-#endif
-
-#if NEGGEN_RANKS
-#include <immintrin.h>
-#define FOR_AVX512 __attribute__((target("avx512f")))
-#endif
-
 namespace neggen {
-
-inline bool CanRank() {
-#if NEGGEN_RANKS
-  return __builtin_cpu_supports("avx512f");
-#else
-  return false;
-#endif
-}
 
 // A panel of queries goes through the items chunk by chunk. The scores of one
 // chunk are all that is ever held, and fit into a core's own cache: each is
@@ -83,7 +63,7 @@ struct Excluded {
   }
 };
 
-#if NEGGEN_RANKS
+#if NEGGEN_AVX512
 
 struct alignas(64) Line {
   float at[kWidth];
@@ -296,7 +276,7 @@ inline void RankPanel(const float* queries, int64_t rows, int64_t first,
   }
 }
 
-#endif  // NEGGEN_RANKS
+#endif  // NEGGEN_AVX512
 
 inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
                        ffi::Buffer<ffi::F32> items,
@@ -305,7 +285,7 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
                        ffi::Buffer<ffi::S32> num_items,
                        ffi::ResultBuffer<ffi::F32> values,
                        ffi::ResultBuffer<ffi::S32> columns) {
-#if NEGGEN_RANKS
+#if NEGGEN_AVX512
   const auto shape = queries.dimensions();
   const int64_t rows = shape[0], dim = shape[1];
   const int64_t k = values->dimensions()[1];

@@ -1,0 +1,300 @@
+// Some rows of wide tables times a matrix, and the gradient of the matrix.
+
+#ifndef NEGGEN_JAX_OPS_CC_PROJECT_H_
+#define NEGGEN_JAX_OPS_CC_PROJECT_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "avx512.h"
+#include "parallel.h"
+
+namespace neggen {
+
+// Rows are read where they lie, in pieces that are copied, as float32, into a
+// core's own cache; those of the next piece are asked for while one is
+// multiplied. A row that occurs many times is read and multiplied once.
+#if NEGGEN_AVX512
+
+// Of a product, this much is summed at once: registers have no room for more.
+constexpr int64_t kHigh = 6;
+constexpr int64_t kStrips = 4;
+constexpr int64_t kVector = 16;
+constexpr int64_t kBroad = kStrips * kVector;
+constexpr int64_t kLine = 64;  // bytes that come from memory at once
+// A piece, forward: so many columns of `kHigh` rows.
+constexpr int64_t kColumns = 512;
+// And backward: so many columns of so many rows.
+constexpr int64_t kTall = 128, kSlice = 192;
+static_assert(kSlice % kHigh == 0 && kSlice % kVector == 0);
+
+// Which row of a table each place has, once each.
+struct Distinct {
+  int64_t height;
+  std::vector<int32_t> rows;    // as they lie
+  std::vector<int32_t> places;  // of each, one
+  std::vector<int32_t> slots;   // of each place, where its row is in `rows`
+
+  Distinct(const int32_t* ids, int64_t count, int64_t tall)
+      : height(tall), slots(count) {
+    auto row = [=](int64_t n) {
+      return std::clamp<int64_t>(ids[n], 0, height - 1);
+    };
+    std::vector<int32_t> seen(height, -1);
+    for (int64_t n = 0; n < count; ++n) {
+      seen[row(n)] = static_cast<int32_t>(n);
+    }
+    for (int64_t id = 0; id < height; ++id) {
+      if (seen[id] < 0) continue;
+      rows.push_back(static_cast<int32_t>(id));
+      places.push_back(seen[id]);
+      seen[id] = static_cast<int32_t>(places.size()) - 1;
+    }
+    for (int64_t n = 0; n < count; ++n) slots[n] = seen[row(n)];
+  }
+};
+
+// A row's numbers as float32: where they lie, or in `room`.
+inline const float* Wide(const float* from, int64_t, float*) { return from; }
+
+// bfloat16 is the upper half of a float32.
+FOR_AVX512 inline const float* Wide(const uint16_t* from, int64_t count,
+                                    float* room) {
+  int64_t n = 0;
+  for (; n + kVector <= count; n += kVector) {
+    const __m512i bits = _mm512_cvtepu16_epi32(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + n)));
+    _mm512_storeu_ps(room + n, _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
+  }
+  for (; n < count; ++n) {
+    const uint32_t bits = static_cast<uint32_t>(from[n]) << 16;
+    std::memcpy(room + n, &bits, sizeof bits);
+  }
+  return room;
+}
+
+// Adds to `high` rows of `c` what `length` rows of `b` give, the t-th times
+// `a[i][t * kAlong]` for the i-th of those. Entries are added up in their
+// order. `ahead(t)` is called meanwhile.
+template <int64_t kAlong, typename Ahead>
+FOR_AVX512 inline void Accumulate(const float* const* a, int64_t length,
+                                  const float* b, int64_t width,
+                                  float* const* c, int64_t high,
+                                  Ahead ahead) {
+  __m512 sums[kHigh][kStrips];
+#pragma GCC unroll 6
+  for (int64_t i = 0; i < kHigh; ++i) {
+    for (int64_t n = 0; n < kStrips; ++n) {
+      sums[i][n] = _mm512_loadu_ps(c[i] + n * kVector);
+    }
+  }
+  for (int64_t t = 0; t < length; ++t) {
+    __m512 row[kStrips];
+    for (int64_t n = 0; n < kStrips; ++n) {
+      row[n] = _mm512_loadu_ps(b + t * width + n * kVector);
+    }
+    ahead(t);
+    for (int64_t i = 0; i < kHigh; ++i) {
+      const __m512 entry = _mm512_set1_ps(a[i][t * kAlong]);
+      for (int64_t n = 0; n < kStrips; ++n) {
+        sums[i][n] = _mm512_fmadd_ps(entry, row[n], sums[i][n]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int64_t i = 0; i < kHigh; ++i) {
+    for (int64_t n = 0; n < kStrips; ++n) {
+      if (i < high) _mm512_storeu_ps(c[i] + n * kVector, sums[i][n]);
+    }
+  }
+}
+
+// Adds rows `begin` to `end` of those that differ, times `kernel` `[wide, d]`,
+// each to one of its places in `out`.
+template <typename T>
+FOR_AVX512 void ProjectRows(const T* table, int64_t wide,
+                            const Distinct& distinct, const float* kernel,
+                            int64_t d, int64_t begin, int64_t end, float* out) {
+  constexpr int64_t kStep = kLine / sizeof(T);
+  alignas(64) float room[kHigh * kColumns];
+  const float* from[kHigh];
+  const T* next[kHigh];
+  float* to[kHigh];
+  for (int64_t start = 0; start < wide; start += kColumns) {
+    const int64_t columns = std::min(kColumns, wide - start);
+    for (int64_t row = begin; row < end; row += kHigh) {
+      const int64_t high = std::min(kHigh, end - row);
+      auto of = [&](int64_t n) {
+        return table + distinct.rows[std::min(n, end - 1)] * wide + start;
+      };
+      for (int64_t i = 0; i < kHigh; ++i) {
+        from[i] = Wide(of(row + i), columns, room + i * kColumns);
+        next[i] = of(row + kHigh + i);
+      }
+      auto ahead = [&](int64_t t) {
+        if (t % kStep) return;
+        for (const T* row : next) __builtin_prefetch(row + t, 0, 2);
+      };
+      for (int64_t at = 0; at < d; at += kBroad) {
+        for (int64_t i = 0; i < kHigh; ++i) {
+          const int64_t n = std::min(row + i, end - 1);
+          to[i] = out + distinct.places[n] * d + at;
+        }
+        Accumulate<1>(from, columns, kernel + start * d + at, d, to, high,
+                      ahead);
+      }
+    }
+  }
+}
+
+// Rows `begin` to `end` of `out` `[wide, d]`, which is 0: what the columns of
+// the table's rows give, times `g` `[rows that differ, d]`.
+template <typename T>
+FOR_AVX512 void ProjectGradient(const T* table, int64_t wide,
+                                const std::vector<int32_t>& rows,
+                                const float* g, int64_t d, int64_t begin,
+                                int64_t end, float* out) {
+  constexpr int64_t kStep = kLine / sizeof(T);
+  const int64_t count = rows.size();
+  std::vector<float> piece(kTall * kSlice);
+  std::vector<const T*> next(kTall);
+  const float* from[kHigh];
+  float* to[kHigh];
+  for (int64_t row = 0; row < count; row += kTall) {
+    const int64_t tall = std::min(kTall, count - row);
+    for (int64_t start = begin; start < end; start += kSlice) {
+      const int64_t columns = std::min(kSlice, end - start);
+      const bool last = start + kSlice >= end;
+      for (int64_t t = 0; t < tall; ++t) {
+        float* room = piece.data() + t * kSlice;
+        const float* found =
+            Wide(table + rows[row + t] * wide + start, columns, room);
+        if (found != room) std::memcpy(room, found, columns * sizeof(float));
+        const int64_t after = std::min(row + t + (last ? kTall : 0), count - 1);
+        next[t] = table + rows[after] * wide + (last ? begin : start + kSlice);
+      }
+      for (int64_t at = 0; at < d; at += kBroad) {
+        for (int64_t i = 0; i < columns; i += kHigh) {
+          const int64_t high = std::min(kHigh, columns - i);
+          for (int64_t n = 0; n < kHigh; ++n) {
+            from[n] = piece.data() + i + n;
+            to[n] = out + std::min(start + i + n, end - 1) * d + at;
+          }
+          // A line of each row, until there is no more.
+          const int64_t line = std::min(i / kHigh * kStep, kSlice);
+          auto ahead = [&](int64_t t) {
+            if (line < kSlice) __builtin_prefetch(next[t] + line, 0, 2);
+          };
+          Accumulate<kSlice>(from, tall, g + row * d + at, d, to, high, ahead);
+        }
+      }
+    }
+  }
+}
+
+// Calls `work` with each table's numbers as they are held, their width, and
+// where that of the table begins if all lie side by side.
+template <typename Work>
+ffi::Error WithTables(ffi::RemainingArgs& tables, int64_t height, int64_t wide,
+                      Work work) {
+  int64_t first = 0;
+  for (size_t n = 0; n < tables.size(); ++n) {
+    auto table = tables.get<ffi::AnyBuffer>(n);
+    if (!table) return table.error();
+    const auto shape = table->dimensions();
+    if (shape.size() != 2 || shape[0] != height || first + shape[1] > wide) {
+      return ffi::Error::InvalidArgument("tables do not agree");
+    }
+    const void* data = table->untyped_data();
+    if (table->element_type() == ffi::F32) {
+      work(static_cast<const float*>(data), shape[1], first);
+    } else if (table->element_type() == ffi::BF16) {
+      work(static_cast<const uint16_t*>(data), shape[1], first);
+    } else {
+      return ffi::Error::InvalidArgument("a table of another type");
+    }
+    first += shape[1];
+  }
+  if (first == wide) return ffi::Error::Success();
+  return ffi::Error::InvalidArgument("tables and matrix do not agree");
+}
+
+#endif  // NEGGEN_AVX512
+
+inline ffi::Error Project(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> ids,
+                          ffi::Buffer<ffi::F32> kernel,
+                          ffi::RemainingArgs tables,
+                          ffi::ResultBuffer<ffi::F32> out, int64_t height) {
+#if NEGGEN_AVX512
+  const int64_t count = ids.element_count(), d = out->dimensions()[1];
+  if (out->dimensions()[0] != count || kernel.dimensions()[1] != d ||
+      d % kBroad || height < 1) {
+    return ffi::Error::InvalidArgument("rows, matrix and result do not agree");
+  }
+  float* to = out->typed_data();
+  std::fill(to, to + count * d, 0.0f);
+  const Distinct distinct(ids.typed_data(), count, height);
+  auto work = [&](const auto* table, int64_t wide, int64_t first) {
+    InParallel(pool, distinct.rows.size(), 16 * kHigh,
+               [&](int64_t begin, int64_t end) {
+      ProjectRows(table, wide, distinct, kernel.typed_data() + first * d, d,
+                  begin, end, to);
+    });
+  };
+  auto done = WithTables(tables, height, kernel.dimensions()[0], work);
+  for (int64_t n = 0; n < count; ++n) {
+    const int64_t place = distinct.places[distinct.slots[n]];
+    if (place != n) std::memcpy(to + n * d, to + place * d, d * sizeof(float));
+  }
+  return done;
+#else
+  return ffi::Error(ffi::ErrorCode::kUnimplemented,
+                    "for processors with AVX-512");
+#endif
+}
+
+inline ffi::Error ProjectBackward(ffi::ThreadPool pool,
+                                  ffi::Buffer<ffi::S32> ids,
+                                  ffi::Buffer<ffi::F32> g,
+                                  ffi::RemainingArgs tables,
+                                  ffi::ResultBuffer<ffi::F32> out,
+                                  int64_t height) {
+#if NEGGEN_AVX512
+  const int64_t count = ids.element_count(), d = out->dimensions()[1];
+  if (g.dimensions()[0] != count || g.dimensions()[1] != d || d % kBroad ||
+      height < 1) {
+    return ffi::Error::InvalidArgument(
+        "rows, gradient and result do not agree");
+  }
+  float* to = out->typed_data();
+  std::fill(to, to + out->element_count(), 0.0f);
+  const Distinct distinct(ids.typed_data(), count, height);
+  std::vector<float> sums(distinct.rows.size() * d);
+  for (int64_t n = 0; n < count; ++n) {
+    const float* from = g.typed_data() + n * d;
+    float* sum = sums.data() + distinct.slots[n] * d;
+    for (int64_t i = 0; i < d; ++i) sum[i] += from[i];
+  }
+  auto work = [&](const auto* table, int64_t wide, int64_t first) {
+    // Of each thread whole rows of the result, in as few parts as there are
+    // threads.
+    const int64_t slices = (wide + kSlice - 1) / kSlice;
+    const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
+    const int64_t grain = (slices + threads - 1) / threads * kSlice;
+    InParallel(pool, wide, grain, [&](int64_t begin, int64_t end) {
+      ProjectGradient(table, wide, distinct.rows, sums.data(), d, begin, end,
+                      to + first * d);
+    });
+  };
+  return WithTables(tables, height, out->dimensions()[0], work);
+#else
+  return ffi::Error(ffi::ErrorCode::kUnimplemented,
+                    "for processors with AVX-512");
+#endif
+}
+
+}  // namespace neggen
+
+#endif  // NEGGEN_JAX_OPS_CC_PROJECT_H_
