@@ -63,7 +63,9 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
         "keep",
     ):
         _within(f"train.{key}", 1, 2**31 - 1, train[key])
-    # Runs of earlier versions do not have the key.
+    # Runs of earlier versions do not have these keys.
+    seconds = train.get("checkpoint_seconds", 0.0)
+    _within("train.checkpoint_seconds", 0.0, 1e9, seconds)
     several = train.get("batches_per_step", 1)
     _within("train.batches_per_step", 1, 2**31 - 1, several)
     _within("evaluate.block_size", 1, 2**31 - 1, config.evaluate.block_size)

@@ -110,6 +110,9 @@ def base() -> ConfigDict:
     config.train.ema = 0.0
     # Epochs between two checkpoints.
     config.train.checkpoint_every = 1
+    # Least seconds between two, but for the last: the best step of the meantime
+    # is held on the devices, and what a kill loses is trained again.
+    config.train.checkpoint_seconds = 10.0
     # How many of the latest are kept beside the best.
     config.train.keep = 2
 
@@ -153,6 +156,7 @@ RESUMABLE = frozenset(
         "train.epochs",
         "train.patience",
         "train.keep",
+        "train.checkpoint_seconds",
         "evaluate.block_size",
         "evaluate.category",
         "evaluate.report",

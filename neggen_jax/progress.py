@@ -10,7 +10,7 @@ import jax
 
 if TYPE_CHECKING:
     from neggen_jax.run import Run
-    from neggen_jax.train import Meta
+    from neggen_jax.saving import Meta
 
 # Seconds between two plain lines.
 _INTERVAL = 10.0

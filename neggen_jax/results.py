@@ -17,7 +17,7 @@ from neggen_jax.run import Run, evaluate_state
 from neggen_jax.step import State
 
 if TYPE_CHECKING:
-    from neggen_jax.train import Meta
+    from neggen_jax.saving import Meta
 
 
 def gather(

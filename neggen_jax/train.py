@@ -9,7 +9,6 @@ signal, it saves the step that it has come to and raises `Stopped`.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -30,6 +29,7 @@ from neggen_jax.preemption import Preemption, Stopped
 from neggen_jax.preparation import Preparation
 from neggen_jax.progress import Progress
 from neggen_jax.run import Run
+from neggen_jax.saving import Meta, Saving
 from neggen_jax.step import Report, State
 from neggen_jax.warm_start import warm_start
 from neggen_jax.workdir import RUN, Log, claim, writing
@@ -128,54 +128,6 @@ def _train_and_evaluate(
     return json.loads(json.dumps(results))
 
 
-@dataclasses.dataclass
-class Meta:
-    """What the host knows of a run; saved with every checkpoint.
-
-    Attributes:
-      epochs: done, and evaluated where that is due.
-      best_value: highest value of the chosen metric on valid so far.
-      best_step: step that reached it first.
-      worse: evaluations since.
-      epoch_seconds: training time of each epoch, its preparation and its
-        batches included; without compilation, evaluation and checkpoints
-        (which are still being written while the next epoch trains). Epochs
-        that another process began are left out.
-      input_seconds: of these, how long the next batches were waited for, at
-        most: the devices may have been busy meanwhile.
-      evaluation_seconds: time of each evaluation, the first one of a process
-        (which compiles) left out.
-      compile_seconds: of the training program, in the last process.
-    """
-
-    epochs: int = 0
-    best_value: float | None = None
-    best_step: int | None = None
-    worse: int = 0
-    epoch_seconds: list[float] = dataclasses.field(default_factory=list)
-    input_seconds: list[float] = dataclasses.field(default_factory=list)
-    evaluation_seconds: list[float] = dataclasses.field(default_factory=list)
-    compile_seconds: float = 0.0
-
-    @staticmethod
-    def timings() -> dict[str, list[float]]:
-        """Those of a process that has just begun."""
-        names = "epoch_seconds", "input_seconds", "evaluation_seconds"
-        return {name: [] for name in names}
-
-    def note(self, value: float, step: int) -> None:
-        """Takes an evaluation into account."""
-        if self.best_value is None or value > self.best_value:
-            self.best_value, self.best_step, self.worse = value, step, 0
-        else:
-            self.worse += 1
-
-    def over(self, config: ConfigDict) -> bool:
-        """Whether all epochs are done, or valid has stopped improving."""
-        stopped = 0 < config.patience <= self.worse
-        return stopped or self.epochs >= config.epochs
-
-
 class Trainer:
     """Runs epochs, and between them evaluates, logs and saves."""
 
@@ -204,24 +156,31 @@ class Trainer:
         feed = self.run.batches(schedule.dispatch(step))
         # The first stack also starts the pipeline; no epoch should count it.
         self._feed = itertools.chain([next(feed)], feed)
-        if not self._due(step, meta):
-            self.checkpoints.pass_by(step)
         # Stopped between an epoch and its evaluation, it evaluates now.
         evaluated = step == meta.epochs * schedule.steps_per_epoch
         self._log = Log(self.directory, step, evaluated)
+        saving = Saving(
+            self.checkpoints,
+            config,
+            schedule.steps_per_epoch,
+            # No checkpoint is to be newer than what is known of its steps.
+            first=self._log.keep,
+        )
+        if not saving.due(step, meta):
+            self.checkpoints.pass_by(step)
         self._state = state
         try:
             with Progress(self.run, meta, step) as bar:
                 while not meta.over(config):
                     self._epoch(meta)
                     value = self._measure(meta)
-                    self._save(meta)
+                    saving.save(self._state, meta)
                     bar.show(meta, value)
             self.checkpoints.wait()
         except Stopped:
             now = int(self._state.step)
             if now != step:
-                self._save(meta, stopping=True)
+                saving.save(self._state, meta, stopping=True)
                 self.checkpoints.wait()
                 self.preemption.saved = now
             raise Stopped(self.preemption.saved) from None
@@ -355,27 +314,6 @@ class Trainer:
         self._log.write(step, {"epoch": done, **line})
         self._log.keep()
         return value
-
-    def _save(self, meta: Meta, stopping: bool = False) -> None:
-        """Saves, if it is time to or if the run has been told to stop."""
-        due = self._due(int(self._state.step), meta)
-        if due or stopping:
-            # No checkpoint is to be newer than what is known of its steps.
-            self._log.keep()
-            self.checkpoints.save(
-                self._state, dataclasses.asdict(meta), passing=not due
-            )
-
-    def _due(self, step: int, meta: Meta) -> bool:
-        """Whether a run that nothing interrupts saves this step.
-
-        At the end of some epochs, of the best so far, and of the last.
-        """
-        config = self.run.config.train
-        if step != meta.epochs * self.run.stream.schedule.steps_per_epoch:
-            return False
-        due = meta.epochs % config.checkpoint_every == 0
-        return due or meta.best_step == step or meta.over(config)
 
 
 def _present(run: Run, directory: epath.Path, anew: bool = False) -> None:

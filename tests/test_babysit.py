@@ -194,6 +194,7 @@ def test_the_trainer_under_it_is_killed_again_and_again(bazaar, tmp_path):
         "--config.encoder.dim=16",
         "--config.train.batch_size=64",
         "--config.train.steps_per_dispatch=4",
+        "--config.train.checkpoint_seconds=0",
         "--config.train.epochs=12",
         f"--workdir={workdir}",
     )

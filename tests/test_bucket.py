@@ -64,6 +64,7 @@ def training(data, workdir):
         "--config.encoder.dim=16",
         "--config.train.batch_size=64",
         "--config.train.steps_per_dispatch=4",
+        "--config.train.checkpoint_seconds=0",
         "--config.optimizer.learning_rate=0.02",
         f"--config.train.epochs={EPOCHS}",
         f"--config.data.path={data}",

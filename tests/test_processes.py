@@ -28,6 +28,7 @@ TRAIN = (
     "--config.encoder.dim=16",
     "--config.train.batch_size=64",
     "--config.train.steps_per_dispatch=4",
+    "--config.train.checkpoint_seconds=0",
     "--config.optimizer.learning_rate=0.02",
 )
 EPOCHS = 6

@@ -14,8 +14,9 @@ from training import digests, fill, make_config, numbers
 from neggen_jax import run as runs
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.errors import InputError
+from neggen_jax.saving import Meta
 from neggen_jax.step import Program
-from neggen_jax.train import Meta, train_and_evaluate
+from neggen_jax.train import train_and_evaluate
 
 # A test may not take turns with the clock: everything but these two.
 TIMED = {"timing"}

@@ -44,6 +44,7 @@ def make_config(
         "train__batch_size": 64,
         "train__steps_per_dispatch": 3,
         "train__epochs": 3,
+        "train__checkpoint_seconds": 0.0,
         "evaluate__cutoffs": (5, 20),
         "evaluate__report": False,
         "optimizer__learning_rate": 0.01,
