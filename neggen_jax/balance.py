@@ -133,6 +133,7 @@ def without(run: Run, modality: str) -> Run:
             run.partition,
             feed,
             feature_dtype(run.config),
+            {k: v for k, v in run.inputs.features.items() if k != modality},
         ),
     )
 

@@ -30,6 +30,8 @@ SEEN = {"valid": ("train",), "test": ("train", "valid")}
 
 # Cut-off of the measures that look at lists rather than at hits.
 LIST_CUTOFF = 20
+# Bytes of a mapped file that are read before its memory is given back.
+_TOUCHED = 2**26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -362,7 +364,7 @@ def diversity(lists: np.ndarray, matrix: Features) -> np.ndarray:
     """
     # Of as many lists as a cache has room for the vectors of.
     block = min(256, max(1, 2**21 // (lists.shape[1] * matrix.dim)))
-    out = []
+    out, touched = [], 0
     for start in range(0, len(lists), block):
         part = lists[start : start + block]
         padded = np.pad(part, ((0, block - len(part)), (0, 0)))
@@ -371,6 +373,10 @@ def diversity(lists: np.ndarray, matrix: Features) -> np.ndarray:
         found = np.asarray(_diversity(matrix.values[padded], real))
         out.append(found[: len(part)])
         hosts.alive()
+        touched += padded.size * matrix.values[:1].nbytes
+        if touched > _TOUCHED:
+            matrix.release()
+            touched = 0
     matrix.release()
     return np.concatenate(out).astype(np.float64)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from etils import epath
 
-from neggen_jax import balance, evaluate, metrics
+from neggen_jax import balance, evaluate, memory, metrics
 from neggen_jax.preemption import Preemption
 from neggen_jax.run import Run, evaluate_state
 from neggen_jax.step import State
@@ -45,6 +45,7 @@ def gather(
             directory=directory,
             heed=preemption.heed,
         )
+        memory.give_back()
     metric, _ = balance.metric(run)
     without = balance.measure(run, state, heed=preemption.heed)
     splits["test"] |= balance.drops(splits["test"][metric], without)

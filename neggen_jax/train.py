@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import evaluate, hosts, metrics, storage
+from neggen_jax import evaluate, hosts, memory, metrics, storage
 from neggen_jax import results as told
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
@@ -115,6 +115,7 @@ def _train_and_evaluate(
         progress = Meta(**saved)
         best, _ = checkpoints.restore(abstract, progress.best_step)
     hosts.phase("results", slow=True)
+    memory.give_back()
     with writing(directory):
         results = told.gather(run, best, progress, directory, preemption)
 
@@ -251,6 +252,7 @@ class Trainer:
             state, prepared, run.stack(), count
         ).compile()
         meta.compile_seconds = time.perf_counter() - started
+        memory.give_back()
 
     def _tell(self, said: Report, dispatch: int) -> None:
         """Logs a report; stops the run if its loss was not finite."""

@@ -251,7 +251,7 @@ def drawer(source, catalog):
             {},
             encoded,
             inputs,
-            {"users": users},
+            {"users": users, "items": jnp.zeros_like(users)},
             Clock(step, epoch, epoch / 20),
             rngs={"negatives": jax.random.key(1)},
         )

@@ -48,7 +48,7 @@ def drawer(source, catalog, data, model):
             {},
             encoded,
             inputs,
-            {"users": users},
+            {"users": users, "items": jnp.zeros_like(users)},
             jnp.zeros(()),
             rngs={"negatives": jax.random.key(1)},
         )

@@ -3,6 +3,10 @@
 import dataclasses
 import json
 import os
+import pathlib
+import subprocess
+import sys
+import textwrap
 
 import pytest
 from conftest import make_catalog
@@ -213,3 +217,27 @@ def test_a_run_of_another_order_of_batches_is_refused(claimed, catalog):
     with pytest.raises(InputError, match="draws other batches") as caught:
         workdir.claim(directory, config, catalog)
     assert caught.value.found == "order 1"
+
+
+def test_what_logs_has_no_use_for_is_not_imported(tmp_path):
+    """tensorboardX takes torch along, which is large."""
+    script = textwrap.dedent(
+        f"""
+        import sys
+        from neggen_jax import storage
+        from neggen_jax.workdir import Log
+        log = Log(storage.path({str(tmp_path)!r}), 0)
+        log.write(1, {{"train/loss": 0.5}})
+        log.close()
+        print("torch" in sys.modules)
+        """
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=pathlib.Path(__file__).parents[1],
+    )
+    assert told.stdout == "False\n"
+    assert list((tmp_path / "tensorboard").iterdir())

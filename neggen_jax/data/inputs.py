@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.struct
@@ -209,6 +210,7 @@ def build(
     partition: Partition,
     feed: str = "tables",
     dtype: str = "float32",
+    placed: Mapping[str, Matrix] = MappingProxyType({}),
 ) -> Inputs:
     """Makes and places what an encoder needs.
 
@@ -218,6 +220,7 @@ def build(
       partition: the mesh.
       feed: how counterfactuals reach a step, one of `rewritten.FEEDS`.
       dtype: that vectors of items are kept in.
+      placed: features that are there already.
 
     Raises:
       InputError: see `modalities`.
@@ -248,7 +251,9 @@ def build(
         }
     if needs.features:
         features = {
-            name: _place_features(catalog, name, size, partition, dtype)
+            name: placed[name]
+            if name in placed
+            else _place_features(catalog, name, size, partition, dtype)
             for name in modalities(catalog, needs)
         }
     counterfactuals: Any = None
