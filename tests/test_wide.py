@@ -149,6 +149,32 @@ def test_rows_that_are_not_there_are_those_at_the_ends():
     np.testing.assert_allclose(out, want, atol=1e-4)
 
 
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("inner", [(), (3,)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dense_layer_takes_rows_where_they_lie(dtype, inner):
+    table, _ = exact(dtype, (20, *inner, 50), 0)
+    rows = jnp.array([[3, 3], [19, 0]])
+    picked = wide.Picked(table, rows)
+    assert picked.shape == (2, 2, *inner, 50)
+    layer = wide.Dense(8)
+    variables = layer.init(jax.random.key(0), picked)
+    g, _ = exact("float32", (2, 2, *inner, 8), 1)
+
+    def both(x):
+        out, backward = jax.vjp(lambda v: layer.apply(v, x), variables)
+        return out, backward(g)[0]
+
+    assert picked.taken().shape == picked.shape
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=10 * EPSILON[dtype] * np.abs(b).max()
+        ),
+        both(picked),
+        both(picked.taken()),
+    )
+
+
 def test_a_dense_layer_is_that_of_flax():
     x, _ = exact("float32", (30, 20), 0)
     key = jax.random.key(3)

@@ -175,6 +175,7 @@ def rows(
     known: Counterfactuals,
     batch: Mapping[str, jax.Array],
     items: jax.Array | None,
+    picked: bool = False,
 ) -> dict[str, Rewritten]:
     """The counterfactuals of some items, standardised.
 
@@ -186,6 +187,7 @@ def rows(
       known: of the catalogue.
       batch: whose positive items are meant if there are no tables.
       items: int32 `[n]`, indices into the tables; None takes all items.
+      picked: leaves the vectors of tables where they are, as `wide.Picked`.
 
     Returns:
       Modality -> rows, in `known.dtype`.
@@ -193,12 +195,17 @@ def rows(
     Raises:
       InputError: if neither tables nor batch hold them.
     """
+
+    def take(x: jax.Array, items: jax.Array) -> Any:
+        wanted = picked and jnp.issubdtype(x.dtype, jnp.floating)
+        return wide.Picked(x, items) if wanted else wide.take(x, items)
+
     out = {}
     for name in known.mean:
         if name in known.tables:
             found = known.tables[name]
             if items is not None:
-                found = jax.tree.map(lambda x: wide.take(x, items), found)
+                found = jax.tree.map(lambda x: take(x, items), found)
         elif f"{name}/factual" in batch:
             found = Rewritten(**{f: batch[f"{name}/{f}"] for f in _FIELDS})
             found = _standardised(known, name, found)

@@ -7,6 +7,8 @@ dropped or missing is replaced by a vector that is learned for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -112,7 +114,9 @@ class Denoiser(nn.Module):
         return self.from_time(time)
 
     def conditions(
-        self, users: jax.Array, features: dict[str, jax.Array]
+        self,
+        users: jax.Array,
+        features: Mapping[str, jax.Array | wide.Picked],
     ) -> Conditions:
         """What the first layer sees of each row.
 

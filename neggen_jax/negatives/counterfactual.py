@@ -88,7 +88,8 @@ class Counterfactual(Source):
         """Gives each positive its counterfactuals, `[B, K, d]`."""
         items = batch["items"]
         base = encoded.take(encoded.items, items)
-        rows = rewritten.rows(inputs.counterfactuals, batch, items)
+        known = inputs.counterfactuals
+        rows = rewritten.rows(known, batch, items, picked=True)
         effect: Effect = self.causal(rows, base.shape[1])
         vectors = effect.counterfactual
         if self.score == "symmetric":

@@ -44,13 +44,13 @@ class Rows:
     Attributes:
       users: `[B, d]`, embeddings.
       items: `[B, d]`, embeddings: x_0.
-      features: modality -> raw vectors, `[B, f]`.
+      features: modality -> raw vectors, `[B, f]`, or which they are.
       present: modality -> bool `[B]`.
     """
 
     users: jax.Array
     items: jax.Array
-    features: dict[str, jax.Array]
+    features: dict[str, Any]
     present: dict[str, jax.Array]
 
 
@@ -223,7 +223,7 @@ class Diffusion(Source):
             rows = Rows(
                 users,
                 vectors,
-                {n: wide.take(m.values, items) for n, m in matrices.items()},
+                {n: wide.Picked(m.values, items) for n, m in matrices.items()},
                 {name: m.present[items] for name, m in matrices.items()},
             )
             return rows, rows

@@ -22,6 +22,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
@@ -161,6 +162,39 @@ def _rows_backward(kept: Any, g: jax.Array) -> Any:
 _project_rows.defvjp(_rows_forward, _rows_backward)
 
 
+@flax.struct.dataclass
+class Picked:
+    """Rows of a table that are taken only where they are multiplied.
+
+    Attributes:
+      table: `[n, ..., f]`.
+      rows: integers of any shape, in range.
+    """
+
+    table: jax.Array
+    rows: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of `taken()`."""
+        return *self.rows.shape, *self.table.shape[1:]
+
+    def taken(self) -> jax.Array:
+        """The rows."""
+        return take(self.table, self.rows)
+
+    def times(self, kernel: jax.Array) -> jax.Array:
+        """`project(taken(), kernel)`."""
+        flat = self.table.reshape(-1, self.table.shape[-1])
+        if not native.projects((flat,), kernel):
+            # On a mesh the table keeps the shape that it is cut in.
+            return project(self.taken(), kernel)
+        each = len(flat) // max(len(self.table), 1)
+        places = self.rows[..., None] * each + jnp.arange(each)
+        made = project_rows((flat,), places, kernel)
+        return made.reshape(*self.shape[:-1], kernel.shape[1])
+
+
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
     if jnp.bfloat16 in (x.dtype, y.dtype):
         x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
@@ -195,9 +229,11 @@ class Dense(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Picked) -> jax.Array:
         """Maps `[..., f]` to `[..., d]`, in the dtype of the parameters."""
         shape = x.shape[-1], self.features
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), shape[1:])
+        if isinstance(x, Picked):
+            return x.times(kernel) + bias
         return project(x, kernel) + bias
