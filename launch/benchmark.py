@@ -96,26 +96,28 @@ def main(argv: list[str]) -> None:
 
 
 def _time_kernels(size: str, data: pathlib.Path) -> None:
-    from neggen_jax import kernels
+    from neggen_jax import kernel_timing, kernels
     from neggen_jax.data import store
     from neggen_jax.errors import InputError
 
     path, accepted = _KERNELS.value, {}
     if not _ACCEPT.value:
-        accepted = kernels.read_accepted(path, size)
-    timings = kernels.measure(kernels.make(store.load(data)), _TURNS.value)
-    _show(kernels.table(timings, accepted, f"kernels, {size}"))
+        accepted = kernel_timing.read_accepted(path, size)
+    timings = kernel_timing.measure(
+        kernels.make(store.load(data)), _TURNS.value
+    )
+    _show(kernel_timing.table(timings, accepted, f"kernels, {size}"))
     if _OUTPUT.value:
         said = {name: dataclasses.asdict(t) for name, t in timings.items()}
         text = json.dumps({"size": size, "kernels": said}, indent=2)
         pathlib.Path(_OUTPUT.value).write_text(text + "\n")
     if _ACCEPT.value:
-        kernels.accept(path, size, timings)
-    if fallen := kernels.fallen(timings, accepted):
+        kernel_timing.accept(path, size, timings)
+    if fallen := kernel_timing.fallen(timings, accepted):
         raise InputError(
             "Kernels have become slower beside their references.",
             where=path,
-            expected=f"at least {kernels.KEEPS} of the accepted ratios",
+            expected=f"at least {kernel_timing.KEEPS} of the accepted ratios",
             found="; ".join(
                 f"{name}: {ratio:.1f} of {before:.1f}"
                 for name, (ratio, before) in fallen.items()

@@ -67,6 +67,8 @@ def environment(chips: int) -> None:
         "TPU_WORKER_HOSTNAMES": "localhost",
         # Another plan may be made beside this one.
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        # Kernels of this processor say nothing of the pod's.
+        "NEGGEN_NATIVE": "0",
     }
     os.environ.update(quiet)
     if not have_libtpu():

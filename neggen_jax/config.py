@@ -110,8 +110,9 @@ def base() -> ConfigDict:
     config.train.ema = 0.0
     # Epochs between two checkpoints.
     config.train.checkpoint_every = 1
-    # Least seconds between two, but for the last: the best step of the meantime
-    # is held on the devices, and what a kill loses is trained again.
+    # Least seconds after one before there is another, but for the last: the
+    # best step of the meantime is held on the devices, beside what trains, and
+    # what a kill loses is trained again.
     config.train.checkpoint_seconds = 10.0
     # How many of the latest are kept beside the best.
     config.train.keep = 2

@@ -89,7 +89,7 @@ class Saving:
     ):
         self._checkpoints, self._config = checkpoints, config
         self._steps_per_epoch, self._first = steps_per_epoch, first
-        self._saved = time.monotonic()
+        self._saved, self._owed = time.monotonic(), False
         self._held: tuple[State, dict[str, Any]] | None = None
 
     def due(self, step: int, meta: Meta) -> bool:
@@ -102,38 +102,42 @@ class Saving:
         due = meta.epochs % self._config.checkpoint_every == 0
         return due or meta.best_step == step or meta.over(self._config)
 
-    def save(self, state: State, meta: Meta, stopping: bool = False) -> bool:
+    def save(self, state: State, meta: Meta, stopping: bool = False) -> None:
         """Saves a step, or holds it, if it is due or the run is to stop.
+
+        What is due too early is saved at the end of the first epoch that is
+        not.
 
         Args:
           state: what training has come to.
           meta: what is known of it.
           stopping: whether nothing will follow.
-
-        Returns:
-          Whether it was saved.
         """
         step = int(state.step)
-        due = self.due(step, meta)
-        if not due and not stopping:
-            return False
-        best = meta.best_step == step
-        if best:
+        due, last = self.due(step, meta), stopping or meta.over(self._config)
+        self._owed |= due
+        if not self._owed and not last:
+            return
+        if meta.best_step == step:
             self._held = None
-        if not stopping and not meta.over(self._config) and self._early():
-            if best:
+        if not last and self._early():
+            if meta.best_step == step:
                 # Training goes on in the memory of what it is given.
                 copied = jax.tree.map(jnp.copy, state)
                 self._held = copied, dataclasses.asdict(meta)
-            return False
+            return
+        # A checkpoint names the best step, which has to be there before it.
+        self.flush()
         self._first()
+        self._checkpoints.save(state, dataclasses.asdict(meta), passing=not due)
+        self._saved, self._owed = time.monotonic(), False
+
+    def flush(self) -> None:
+        """Saves the best step, if it is held."""
         if self._held is not None:
-            # A checkpoint names the best step, which has to be there before it.
+            self._first()
             self._checkpoints.save(*self._held)
             self._held = None
-        self._checkpoints.save(state, dataclasses.asdict(meta), passing=not due)
-        self._saved = time.monotonic()
-        return True
 
     def _early(self) -> bool:
         # Runs of earlier versions do not have the key.

@@ -160,7 +160,7 @@ class Trainer:
         # Stopped between an epoch and its evaluation, it evaluates now.
         evaluated = step == meta.epochs * schedule.steps_per_epoch
         self._log = Log(self.directory, step, evaluated)
-        saving = Saving(
+        self._saving = saving = Saving(
             self.checkpoints,
             config,
             schedule.steps_per_epoch,
@@ -265,6 +265,9 @@ class Trainer:
                 for k, v in said.bad_terms.items()
                 if k.count("/") < 2
             }
+            # What was good until then is to be there.
+            self._saving.flush()
+            self.checkpoints.wait()
             raise InputError(
                 f"Training diverged at step {said.bad_step}.",
                 where=self.directory,

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_catalog
 from test_cli import call
 
-from neggen_jax import kernels
+from neggen_jax import kernel_timing, kernels
 from neggen_jax.errors import InputError
 
 
@@ -62,7 +62,7 @@ def test_adam_steps_as_the_reference_does(made):
 
 
 def test_floors_are_below(made):
-    timings = kernels.measure({"ranking": made["ranking"]}, 1)
+    timings = kernel_timing.measure({"ranking": made["ranking"]}, 1)
     timing = timings["ranking"]
     assert 0 < timing.floor < timing.seconds
     assert timing.share == timing.floor / timing.seconds
@@ -70,7 +70,7 @@ def test_floors_are_below(made):
 
 
 def some_timing(ratio):
-    return kernels.Timing(1.0, ratio, ratio, 0.5, "bytes")
+    return kernel_timing.Timing(1.0, ratio, ratio, 0.5, "bytes")
 
 
 def test_only_what_has_fallen_far_is_told():
@@ -79,20 +79,22 @@ def test_only_what_has_fallen_far_is_told():
         "b": some_timing(2.0),
         "new": some_timing(1),
     }
-    assert kernels.fallen(timings, {"a": 3.0, "b": 3.0}) == {"b": (2.0, 3.0)}
+    assert kernel_timing.fallen(timings, {"a": 3.0, "b": 3.0}) == {
+        "b": (2.0, 3.0)
+    }
 
 
 def test_ratios_of_other_sizes_stay(tmp_path):
     path = tmp_path / "kernels.json"
-    kernels.accept(path, "baby", {"a": some_timing(1.234)})
-    kernels.accept(path, "demo", {"a": some_timing(2)})
-    kernels.accept(path, "demo", {"a": some_timing(3)})
+    kernel_timing.accept(path, "baby", {"a": some_timing(1.234)})
+    kernel_timing.accept(path, "demo", {"a": some_timing(2)})
+    kernel_timing.accept(path, "demo", {"a": some_timing(3)})
     assert json.loads(path.read_text()) == {
         "baby": {"a": 1.23},
         "demo": {"a": 3},
     }
-    assert kernels.read_accepted(path, "baby") == {"a": 1.23}
-    assert kernels.read_accepted(path, "sports") == {}
+    assert kernel_timing.read_accepted(path, "baby") == {"a": 1.23}
+    assert kernel_timing.read_accepted(path, "sports") == {}
 
 
 @pytest.mark.parametrize("text", [None, "[]", "{", '{"demo": {"a": "fast"}}'])
@@ -101,7 +103,7 @@ def test_a_bad_file_is_told(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match="accepted ratios"):
-        kernels.read_accepted(path, "demo")
+        kernel_timing.read_accepted(path, "demo")
 
 
 @pytest.mark.slow

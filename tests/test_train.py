@@ -291,8 +291,9 @@ def test_diverging_stops_with_step_and_terms(tmp_path):
     assert log(tmp_path) == []
 
 
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
 def test_after_diverging_the_last_good_checkpoint_goes_on(
-    tmp_path, monkeypatch, three
+    tmp_path, monkeypatch, three, seconds
 ):
     """A fault at step 11 that comes once: it is gone when the run resumes."""
     step = Program.step
@@ -306,8 +307,9 @@ def test_after_diverging_the_last_good_checkpoint_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(Program, "step", faulty)
+        changes = {"train__epochs": 3, "train__checkpoint_seconds": seconds}
         with pytest.raises(InputError, match="diverged at step 11") as caught:
-            train(tmp_path, train__epochs=3)
+            train(tmp_path, **changes)
     assert np.isnan(caught.value.found["update_norm"])
     assert np.isfinite(caught.value.found["loss"])
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["9"]

@@ -140,13 +140,47 @@ def test_features_in_bfloat16_are_multiplied_as_they_are():
 
 @needs_avx512
 @pytest.mark.usefixtures("one_device")
-def test_rows_that_are_not_there_are_those_at_the_ends():
+def test_rows_are_indexed_as_arrays_are():
     table, table64 = exact("float32", (5, 30), 0)
     kernel, kernel64 = exact("float32", (30, 64), 1)
-    rows = np.array([7, 4, -1, 0], np.int32)
-    out = wide.project_rows((table,), rows, kernel)
-    want = table64[[4, 4, 0, 0]] @ kernel64
-    np.testing.assert_allclose(out, want, atol=1e-4)
+    for rows, same in (
+        (np.array([7, 4, -1, -5, -9, 0], np.int32), [4, 4, 4, 0, 0, 0]),
+        (np.array([True, False, False, True, False]), [0, 3]),
+    ):
+        out = wide.project_rows((table,), rows, kernel)
+        want = table64[same] @ kernel64
+        np.testing.assert_allclose(out, want, atol=1e-4)
+
+
+@needs_avx512
+@pytest.mark.usefixtures("one_device")
+def test_rows_of_several_batches_are_projected():
+    table, table64 = exact("float32", (5, 30), 0)
+    kernel, kernel64 = exact("float32", (30, 64), 1)
+    rows = np.array([[0, 4], [2, 2], [1, 0]], np.int32)
+    out = jax.vmap(lambda some: wide.project_rows((table,), some, kernel))(rows)
+    np.testing.assert_allclose(out, table64[rows] @ kernel64, atol=1e-4)
+
+
+@needs_avx512
+@pytest.mark.usefixtures("one_device")
+def test_other_platforms_do_without_the_kernel():
+    table, _ = exact("float32", (5, 30), 0)
+    kernel, _ = exact("float32", (30, 64), 1)
+    rows = jnp.array([1, 4])
+
+    def loss(kernel):
+        return wide.project_rows((table,), rows, kernel).sum()
+
+    text = {
+        platform: jax.jit(jax.grad(loss))
+        .trace(kernel)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+        for platform in ("cpu", "tpu")
+    }
+    assert "neggen_project_backward" in text["cpu"]
+    assert "neggen" not in text["tpu"]
 
 
 @pytest.mark.usefixtures("alone")

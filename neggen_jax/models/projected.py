@@ -86,7 +86,7 @@ class Projected:
         )
 
     def _joined(self, made: jax.Array, free: jax.Array | None) -> jax.Array:
-        out = self.bias + made
+        out = (self.bias + made).astype(self.bias.dtype)
         return out if free is None else jnp.concatenate([free, out], axis=-1)
 
 

@@ -44,7 +44,7 @@ class Rows:
     Attributes:
       users: `[B, d]`, embeddings.
       items: `[B, d]`, embeddings: x_0.
-      features: modality -> raw vectors, `[B, f]`, or which they are.
+      features: modality -> raw vectors, `[B, f]`, or `wide.Picked`.
       present: modality -> bool `[B]`.
     """
 

@@ -203,7 +203,7 @@ def _by_strips(
     width = x.shape[1]
     padded = jnp.pad(x, ((0, 0), (0, -width % _STRIP)))
     like = jax.ShapeDtypeStruct((height, padded.shape[1]), jnp.float32)
-    call = jax.ffi.ffi_call(name, like)
+    call = jax.ffi.ffi_call(name, like, vmap_method="sequential")
     of = np.int64(len(tables[0]))
     made: jax.Array = call(rows, padded, *tables, height=of)
     return made[:, :width]

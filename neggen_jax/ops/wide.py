@@ -10,15 +10,15 @@ much as the product itself. Four things make the difference on CPU:
   run on the CPU's units for that, if it has any, several times as fast as in
   float32, provided that sums are asked for in float32;
 - XLA takes rows of bfloat16 from a copy of the table in float32;
-- rows that are taken to be multiplied are written down first, and those that
-  occur many times are multiplied as often.
+- it writes down rows that are taken to be multiplied, and multiplies those that
+  occur many times as often. On one CPU with AVX-512 a kernel reads them where
+  they lie, once each (`project_rows`).
 
 There is no forward-mode derivative.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -105,11 +105,11 @@ def project_all(tables: Tables, kernel: jax.Array) -> jax.Array:
       kernel: `[sum of f_i, d]`.
 
     Returns:
-      `[n, d]`, in the dtype of the kernel.
+      float32 `[n, d]`.
     """
     parts = jax.lax.split(kernel, [x.shape[-1] for x in tables])
     products = map(project, tables, parts)
-    return functools.reduce(jnp.add, products)
+    return sum((x.astype(jnp.float32) for x in products), jnp.float32(0))
 
 
 def project_rows(
@@ -117,20 +117,20 @@ def project_rows(
 ) -> jax.Array:
     """`project_all` of some rows.
 
-    On one CPU with AVX-512 they are read where they lie, and those that occur
-    many times are multiplied once.
-
     Args:
       tables: `[n, f_i]`.
-      rows: integers of any shape, in range.
+      rows: integers of any shape, as an array is indexed by.
       kernel: `[sum of f_i, d]`.
 
     Returns:
-      `[*rows.shape, d]`, in the dtype of the kernel.
+      float32 `[*rows.shape, d]`.
     """
-    if not native.projects(tables, kernel):
-        return project_all(tuple(take(x, rows) for x in tables), kernel)
+    integers = jnp.issubdtype(jnp.asarray(rows).dtype, jnp.integer)
+    if not integers or not native.projects(tables, kernel):
+        return _rows_of_all(tables, rows, kernel)
     flat = jnp.asarray(rows, jnp.int32).reshape(-1)
+    # From the end, as of arrays.
+    flat = jnp.where(flat < 0, flat + len(tables[0]), flat)
     made = _project_rows(tables, flat, kernel)
     return made.reshape(*jnp.shape(rows), kernel.shape[1])
 
@@ -139,7 +139,16 @@ def project_rows(
 def _project_rows(
     tables: Tables, rows: jax.Array, kernel: jax.Array
 ) -> jax.Array:
-    return native.project(tables, rows, kernel)
+    made: jax.Array = jax.lax.platform_dependent(
+        tables, rows, kernel, cpu=native.project, default=_rows_of_all
+    )
+    return made
+
+
+def _rows_of_all(
+    tables: Tables, rows: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    return project_all(tuple(take(x, rows) for x in tables), kernel)
 
 
 def _rows_forward(tables: Tables, rows: jax.Array, kernel: jax.Array) -> Any:
@@ -155,7 +164,12 @@ def _rows_backward(kept: Any, g: jax.Array) -> Any:
         zeros = jnp.zeros(table.shape, jnp.float32)
         return zeros.at[rows].add(g @ part.T).astype(table.dtype)
 
-    gradient = native.project_backward(tables, rows, g)
+    def by_xla(tables: Tables, rows: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.vjp(lambda k: _rows_of_all(tables, rows, k), kernel)[1](g)[0]
+
+    gradient = jax.lax.platform_dependent(
+        tables, rows, g, cpu=native.project_backward, default=by_xla
+    )
     return tuple(map(along, tables, parts)), None, gradient
 
 

@@ -13,9 +13,9 @@
 
 namespace neggen {
 
-// Rows are read where they lie, in pieces that are copied, as float32, into a
-// core's own cache; those of the next piece are asked for while one is
-// multiplied. A row that occurs many times is read and multiplied once.
+// Rows are read where they lie, in pieces that fit into a core's own cache; the
+// next piece is asked for while one is multiplied. A row that occurs
+// many times is read and multiplied once.
 #if NEGGEN_AVX512
 
 // Of a product, this much is summed at once: registers have no room for more.
@@ -33,7 +33,7 @@ static_assert(kSlice % kHigh == 0 && kSlice % kVector == 0);
 // Which row of a table each place has, once each.
 struct Distinct {
   int64_t height;
-  std::vector<int32_t> rows;    // as they lie
+  std::vector<int64_t> rows;    // as they lie
   std::vector<int32_t> places;  // of each, one
   std::vector<int32_t> slots;   // of each place, where its row is in `rows`
 
@@ -42,17 +42,26 @@ struct Distinct {
     auto row = [=](int64_t n) {
       return std::clamp<int64_t>(ids[n], 0, height - 1);
     };
-    std::vector<int32_t> seen(height, -1);
+    // A bit for each row of the table, and how many are before each word: what
+    // grows with the catalogue is to be little.
+    std::vector<uint64_t> bits((height + 63) / 64);
     for (int64_t n = 0; n < count; ++n) {
-      seen[row(n)] = static_cast<int32_t>(n);
+      bits[row(n) / 64] |= uint64_t{1} << (row(n) % 64);
     }
-    for (int64_t id = 0; id < height; ++id) {
-      if (seen[id] < 0) continue;
-      rows.push_back(static_cast<int32_t>(id));
-      places.push_back(seen[id]);
-      seen[id] = static_cast<int32_t>(places.size()) - 1;
+    std::vector<int32_t> before(bits.size());
+    for (size_t word = 0; word < bits.size(); ++word) {
+      before[word] = static_cast<int32_t>(rows.size());
+      for (uint64_t left = bits[word]; left; left &= left - 1) {
+        rows.push_back(word * 64 + __builtin_ctzll(left));
+      }
     }
-    for (int64_t n = 0; n < count; ++n) slots[n] = seen[row(n)];
+    places.resize(rows.size());
+    for (int64_t n = 0; n < count; ++n) {
+      const uint64_t below =
+          bits[row(n) / 64] & ((uint64_t{1} << (row(n) % 64)) - 1);
+      slots[n] = before[row(n) / 64] + __builtin_popcountll(below);
+      places[slots[n]] = static_cast<int32_t>(n);
+    }
   }
 };
 
@@ -153,7 +162,7 @@ FOR_AVX512 void ProjectRows(const T* table, int64_t wide,
 // the table's rows give, times `g` `[rows that differ, d]`.
 template <typename T>
 FOR_AVX512 void ProjectGradient(const T* table, int64_t wide,
-                                const std::vector<int32_t>& rows,
+                                const std::vector<int64_t>& rows,
                                 const float* g, int64_t d, int64_t begin,
                                 int64_t end, float* out) {
   constexpr int64_t kStep = kLine / sizeof(T);
@@ -278,11 +287,11 @@ inline ffi::Error ProjectBackward(ffi::ThreadPool pool,
     for (int64_t i = 0; i < d; ++i) sum[i] += from[i];
   }
   auto work = [&](const auto* table, int64_t wide, int64_t first) {
-    // Of each thread whole rows of the result, in as few parts as there are
-    // threads.
-    const int64_t slices = (wide + kSlice - 1) / kSlice;
+    // As few parts as there are threads, of whole lines and products.
+    constexpr int64_t kEven = kHigh * kVector;
     const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
-    const int64_t grain = (slices + threads - 1) / threads * kSlice;
+    const int64_t each = (wide + threads - 1) / threads;
+    const int64_t grain = std::max<int64_t>(1, (each + kEven - 1) / kEven) * kEven;
     InParallel(pool, wide, grain, [&](int64_t begin, int64_t end) {
       ProjectGradient(table, wide, distinct.rows, sums.data(), d, begin, end,
                       to + first * d);
