@@ -7,18 +7,15 @@ they were rewritten; the causal effect is what differs between the two.
 
 from __future__ import annotations
 
-import functools
-import math
-
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from neggen_jax.data.rewritten import Rewritten
 from neggen_jax.errors import InputError
 from neggen_jax.ops import wide
+from neggen_jax.ops.attention import attend
 
 # What the effect is read off.
 EFFECTS = ("difference", "content")
@@ -100,7 +97,7 @@ class CausalEffect(nn.Module):
             changed.append(here)
         attention = Attention(self.heads, name="attention")
         there = jnp.stack(described)
-        mixed = attention(jnp.stack(tokens), there[..., None])
+        mixed = attention(jnp.stack(tokens), there)
         present = jnp.any(jnp.stack(changed), axis=0)
         if self.effect == "content":
             known = jnp.any(there, axis=0)
@@ -117,11 +114,6 @@ class CausalEffect(nn.Module):
 class Attention(nn.Module):
     """What a few tokens attend to, averaged over those that are there.
 
-    Multi-head scaled dot-product attention (Vaswani et al., 2017). As it is
-    usually computed, these are very many products of tiny matrices, over
-    which CPUs take several times as long: here all entries of a pair of
-    tokens are multiplied, and added up head by head.
-
     Attributes:
       heads: h; they divide the width of tokens.
     """
@@ -133,11 +125,11 @@ class Attention(nn.Module):
         """Attends.
 
         Args:
-          tokens: `[m, ..., d]`.
-          there: bool, broadcasts to `[m, ...]`: which are.
+          tokens: `[m, n, ..., d]`.
+          there: bool `[m, n]`, which are.
 
         Returns:
-          `[..., d]`; zeros where none is.
+          `[n, ..., d]`; zeros where none is.
         """
         dim = tokens.shape[-1]
         if dim % self.heads:
@@ -147,24 +139,10 @@ class Attention(nn.Module):
                 expected=f"a divisor of {dim}, config.encoder.dim",
                 found=self.heads,
             )
-        width = dim // self.heads
         mapped = wide.Dense(3 * dim, name="query_key_value")(tokens)
-        queries, keys, values = jnp.split(mapped, 3, axis=-1)
-        # Which entries are of which head, `[d, h]`.
-        heads = np.repeat(np.eye(self.heads, dtype=tokens.dtype), width, axis=0)
         shares = there / jnp.maximum(there.sum(0), 1)
-        mean = jnp.zeros(())
-        for query, share in zip(queries, shares, strict=True):
-            logits = []
-            for key, known in zip(keys, there, strict=True):
-                logit = (query * key) @ heads / math.sqrt(width)
-                never = jnp.finfo(logit.dtype).min
-                logits.append(jnp.where(known[..., None], logit, never))
-            top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logits))
-            exps = [jnp.exp(logit - top) for logit in logits]
-            # The mean before the last layer, which is linear, is that after.
-            scale = share[..., None] / functools.reduce(jnp.add, exps)
-            for exp, value in zip(exps, values, strict=True):
-                mean += (exp * scale) @ heads.T * value
+        # The mean before the last layer, which is linear, is that after.
+        mean = attend(mapped, shares, self.heads)
         out = wide.Dense(dim, name="out")(mean)
-        return jnp.where(there.any(0)[..., None], out, 0)
+        some = there.any(0).reshape(-1, *[1] * (out.ndim - 1))
+        return jnp.where(some, out, 0)

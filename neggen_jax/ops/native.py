@@ -53,6 +53,8 @@ _FLAGS = (
 
 _KERNELS = (
     "adam",
+    "attend",
+    "attend_backward",
     "multiply",
     "project",
     "project_backward",
@@ -61,6 +63,8 @@ _KERNELS = (
 )
 # Columns that projections make at once.
 _STRIP = 64
+# Tokens and entries that attention holds at once.
+_TOKENS, _ENTRIES = 8, 16
 
 
 def top_k(x: jax.Array, k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
@@ -209,6 +213,47 @@ def _by_strips(
     return made[:, :width]
 
 
+def attend(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
+    """The mean of what tokens attend to, where `attends`.
+
+    Args:
+      mapped: float32 `[m, n, 3 d]`; see `attention.attend`.
+      shares: float32 `[m, n / each]`, of as many neighbouring rows.
+      heads: they divide d.
+
+    Returns:
+      float32 `[n, d]`.
+    """
+    _, rows, wide = mapped.shape
+    like = jax.ShapeDtypeStruct((rows, wide // 3), jnp.float32)
+    return _by_heads("neggen_attend", like, heads, mapped, shares)
+
+
+def attend_backward(
+    mapped: jax.Array, shares: jax.Array, gradient: jax.Array, heads: int
+) -> jax.Array:
+    """The gradient of what `attend` was given as `mapped`.
+
+    Args:
+      mapped: as of `attend`.
+      shares: as of `attend`.
+      gradient: float32 `[n, d]`, of what it returns.
+      heads: as of `attend`.
+    """
+    like = jax.ShapeDtypeStruct(mapped.shape, jnp.float32)
+    name = "neggen_attend_backward"
+    return _by_heads(name, like, heads, mapped, shares, gradient)
+
+
+def _by_heads(
+    name: str, like: jax.ShapeDtypeStruct, heads: int, *given: jax.Array
+) -> jax.Array:
+    width = np.int64(given[0].shape[-1] // 3 // heads)
+    call = jax.ffi.ffi_call(name, like, vmap_method="sequential")
+    made: jax.Array = call(*given, width=width)
+    return made
+
+
 def adam(
     gradient: jax.Array,
     mean: jax.Array,
@@ -267,6 +312,20 @@ def projects(tables: tuple[jax.Array, ...], kernel: jax.Array) -> bool:
         and all(x.dtype in (jnp.float32, jnp.bfloat16) for x in tables)
         and kernel.dtype == jnp.float32
         and len(tables[0]) > 0
+    )
+
+
+def attends(mapped: jax.Array, heads: int) -> bool:
+    """Whether there is one device, and it has `attend` for such tokens."""
+    tokens, rows, wide = mapped.shape
+    return (
+        alone()
+        and available()
+        and mapped.dtype == jnp.float32
+        and 0 < tokens <= _TOKENS
+        and rows > 0
+        and wide // 3 % _ENTRIES == 0
+        and _ENTRIES % (wide // 3 // heads) == 0
     )
 
 

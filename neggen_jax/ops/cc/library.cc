@@ -1,6 +1,7 @@
 // Kernels that XLA has no good form of on CPU, as one library; see native.py.
 
 #include "adam.h"
+#include "attend.h"
 #include "avx512.h"
 #include "multiply.h"
 #include "project.h"
@@ -23,6 +24,23 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_adam, neggen::Adam,
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<bool>("lazy"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_attend, neggen::Attend,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("width"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_attend_backward, neggen::AttendBackward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("width"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_multiply, neggen::Multiply,
                               ffi::Ffi::Bind()

@@ -1,0 +1,96 @@
+"""Attention of a few tokens to one another, and the mean of what they find.
+
+Multi-head scaled dot-product attention (Vaswani et al., 2017). As it is
+usually computed, these are very many products of tiny matrices, over which
+CPUs take several times as long: XLA multiplies all entries of a pair of
+tokens, and adds them up head by head; on one CPU a kernel reads every token
+once (`cc/attend.h`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from neggen_jax.ops import native
+
+
+def attend(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
+    """The weighted mean of what tokens attend to.
+
+    Args:
+      mapped: `[m, n, ..., 3 d]`, the query, key and value of each of m
+        tokens.
+      shares: `[m, n]`, of each token in the mean; nothing attends to those
+        whose share is 0. No gradient reaches them.
+      heads: h; they divide d.
+
+    Returns:
+      `[n, ..., d]`; zeros where no token has a share.
+    """
+    dim = mapped.shape[-1] // 3
+    inner = mapped.shape[1:-1]
+    flat = mapped.reshape(len(mapped), -1, 3 * dim)
+    of = _natively if native.attends(flat, heads) else _by_xla
+    mean: jax.Array = of(flat, jax.lax.stop_gradient(shares), heads)
+    return mean.reshape(*inner, dim)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _natively(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
+    made: jax.Array = jax.lax.platform_dependent(
+        mapped,
+        shares,
+        cpu=functools.partial(native.attend, heads=heads),
+        default=functools.partial(_by_xla, heads=heads),
+    )
+    return made
+
+
+def _forward(mapped: jax.Array, shares: jax.Array, heads: int) -> Any:
+    return _natively(mapped, shares, heads), (mapped, shares)
+
+
+def _backward(heads: int, kept: Any, g: jax.Array) -> tuple[jax.Array, None]:
+    def by_xla(mapped: jax.Array, shares: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: _by_xla(x, shares, heads), mapped)[1](g)[0]
+
+    gradient: jax.Array = jax.lax.platform_dependent(
+        *kept,
+        g,
+        cpu=functools.partial(native.attend_backward, heads=heads),
+        default=by_xla,
+    )
+    return gradient, None
+
+
+_natively.defvjp(_forward, _backward)
+
+
+def _by_xla(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
+    """`attend` of tokens `[m, N, 3 d]`, in any XLA."""
+    queries, keys, values = jnp.split(mapped, 3, axis=-1)
+    width = queries.shape[-1] // heads
+    # Of each row, as many have their shares in common as there are.
+    each = queries.shape[1] // max(shares.shape[1], 1)
+    shares = jnp.repeat(shares, each, axis=1)[..., None]
+    # Which entries are of which head, `[d, h]`.
+    of_head = np.repeat(np.eye(heads, dtype=mapped.dtype), width, axis=0)
+    mean = jnp.zeros(())
+    for query, share in zip(queries, shares, strict=True):
+        logits = []
+        for key, known in zip(keys, shares > 0, strict=True):
+            logit = (query * key) @ of_head / math.sqrt(width)
+            never = jnp.finfo(logit.dtype).min
+            logits.append(jnp.where(known, logit, never))
+        top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logits))
+        exps = [jnp.exp(logit - top) for logit in logits]
+        scale = share / functools.reduce(jnp.add, exps)
+        for exp, value in zip(exps, values, strict=True):
+            mean += (exp * scale) @ of_head.T * value
+    return mean
