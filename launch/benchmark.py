@@ -39,6 +39,9 @@ _SIZE = flags.DEFINE_string(
     "baby",
     "Of the catalogue: demo, baby, sports, electronics or million.",
 )
+_DATA = flags.DEFINE_string(
+    "data", None, "Directory to make the catalogue in, and to find it again."
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Epochs that medians are over.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file of what is timed.")
 _BESIDE = flags.DEFINE_string("beside", None, "Another program's JSON file.")
@@ -71,7 +74,7 @@ def main(argv: list[str]) -> None:
     if _BESIDE.value:
         beside = benchmark.read_beside(_BESIDE.value, size)
     with tempfile.TemporaryDirectory() as scratch:
-        data = pathlib.Path(scratch) / size
+        data = pathlib.Path(_DATA.value or pathlib.Path(scratch) / size)
         benchmark.write(size, data)
         if _KERNELS.value:
             _time_kernels(size, data)

@@ -62,13 +62,29 @@ RATIOS = (
 
 
 def write(size: str, directory: Path) -> None:
-    """Writes the dataset directory of a size, in a process of its own.
+    """Writes the dataset directory of a size, unless it is there.
+
+    In a process of its own, whose memory is not counted as ours.
 
     Raises:
-      InputError: for an unknown size.
+      InputError: for an unknown size, or for a directory with another dataset.
     """
-    with _new_process() as pool:
-        pool.apply(_write, (of_size(size), str(directory)))
+    bazaar = of_size(size)
+    if not directory.exists():
+        with _new_process() as pool:
+            pool.apply(_write, (bazaar, str(directory)))
+        return
+    found = store.load(directory)
+    want = f"{bazaar.num_users} users, {bazaar.num_items} items"
+    held = f"{found.num_users} users, {found.num_items} items"
+    if held != want:
+        raise InputError(
+            "The dataset is not the catalogue that is to be timed.",
+            where=str(directory),
+            expected=f"{want}, as --size={size} has",
+            found=held,
+            fix="name a directory that is not there yet, and it is made",
+        )
 
 
 def _write(bazaar: Bazaar, directory: str) -> None:

@@ -138,3 +138,14 @@ def test_timings_beside_ours(tmp_path):
         path.write_text(text)
         with pytest.raises(InputError, match="no timings"):
             benchmark.read_beside(str(path), "baby")
+
+
+def test_a_catalogue_that_is_there_is_timed(tmp_path):
+    known = tmp_path / "demo"
+    benchmark.write("demo", known)
+    before = (known / "catalog.json").stat().st_mtime_ns
+    benchmark.write("demo", known)
+    assert (known / "catalog.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="not the catalogue") as raised:
+        benchmark.write("baby", known)
+    assert "--size=baby" in str(raised.value)

@@ -226,8 +226,10 @@ def test_the_benchmark_prints_its_table(tmp_path):
         "--experiment=configs/baseline.py:mf",
         "--epochs=2",
         f"--output={output}",
+        f"--data={tmp_path / 'demo'}",
     )
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "demo" / "catalog.json").exists()
     (row,) = json.loads(output.read_text())["rows"].values()
     for name in (
         "examples_per_second",
