@@ -127,6 +127,6 @@ def _normaliser(
     """
 
     def chunk(some: jax.Array) -> jax.Array:
-        return log_sum_exp(some @ others.T / temperature, 1 / temperature)
+        return log_sum_exp(some / temperature, others, 1 / temperature)
 
     return by_chunks(chunk, len(others), anchors)

@@ -55,6 +55,7 @@ _KERNELS = (
     "adam",
     "attend",
     "attend_backward",
+    "exps",
     "multiply",
     "project",
     "project_backward",
@@ -252,6 +253,32 @@ def _by_heads(
     call = jax.ffi.ffi_call(name, like, vmap_method="sequential")
     made: jax.Array = call(*given, width=width)
     return made
+
+
+def exps(
+    anchors: jax.Array, others: jax.Array, bound: float
+) -> tuple[jax.Array, jax.Array]:
+    """Exponentials of inner products, on one device that `has_avx512`.
+
+    Args:
+      anchors: float32 `[n, d]`.
+      others: float32 `[m, d]`.
+      bound: which no product exceeds, and which is taken from each.
+
+    Returns:
+      `[n, m]`, and the sums of its rows, `[n]`.
+    """
+    rows, columns = len(anchors), len(others)
+    call = jax.ffi.ffi_call(
+        "neggen_exps",
+        (
+            jax.ShapeDtypeStruct((rows, columns), jnp.float32),
+            jax.ShapeDtypeStruct((rows,), jnp.float32),
+        ),
+        vmap_method="sequential",
+    )
+    made, sums = call(anchors, others, bound=np.float32(bound))
+    return made, sums
 
 
 def adam(

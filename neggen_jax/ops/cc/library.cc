@@ -3,6 +3,7 @@
 #include "adam.h"
 #include "attend.h"
 #include "avx512.h"
+#include "exps.h"
 #include "multiply.h"
 #include "project.h"
 #include "rank.h"
@@ -41,6 +42,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_attend_backward, neggen::AttendBackward,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("width"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_exps, neggen::Exps,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<float>("bound"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_multiply, neggen::Multiply,
                               ffi::Ffi::Bind()
