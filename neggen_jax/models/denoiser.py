@@ -7,7 +7,9 @@ dropped or missing is replaced by a vector that is learned for it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neggen_jax.ops import wide
+from neggen_jax.ops import native, wide
 
 # Sinusoids are made for steps of a process of this length, so that few steps
 # lie as far apart as many.
@@ -156,3 +158,45 @@ class Denoiser(nn.Module):
             unit = base + drive
             total += weight * (nn.gelu(unit) if self.head else unit)
         return self.head(total) if self.head else total
+
+    def predict(
+        self,
+        noisy: jax.Array,
+        time: jax.Array,
+        drives: tuple[jax.Array, ...],
+        weights: tuple[float, ...] = (1.0,),
+    ) -> jax.Array:
+        """As it is called, without a gradient.
+
+        On one CPU with AVX-512 what lies between the layers is never written
+        down.
+
+        Args:
+          noisy: x_t, `[..., B, d]`.
+          time: a row of `times()`, `[w]`.
+          drives: as in a call.
+          weights: as in a call.
+        """
+        if not self.head or not native.denoises(noisy, self.hidden):
+            return self(noisy, time, drives, weights)
+        first, last = (
+            layer.variables["params"] for layer in (self.from_noisy, self.head)
+        )
+
+        def by_xla(*given: Any) -> jax.Array:
+            noisy, layers, drives = given
+            base = noisy @ layers[0] + layers[1]
+            parts = zip(weights, drives, strict=True)
+            total = sum(w * nn.gelu(base + drive) for w, drive in parts)
+            return total @ layers[2] + layers[3]
+
+        shift = first["bias"] + time
+        layers = first["kernel"], shift, last["kernel"], last["bias"]
+        made: jax.Array = jax.lax.platform_dependent(
+            noisy,
+            layers,
+            drives,
+            cpu=functools.partial(native.denoise, weights=weights),
+            default=by_xla,
+        )
+        return made

@@ -409,6 +409,7 @@ def generate(
                     times[time],
                     tuple(drives[names] for names in kept),
                     weights,
+                    method="predict",
                 )
             )
         return jnp.concatenate(parts)

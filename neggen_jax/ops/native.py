@@ -55,6 +55,7 @@ _KERNELS = (
     "adam",
     "attend",
     "attend_backward",
+    "denoise",
     "exps",
     "multiply",
     "project",
@@ -255,6 +256,29 @@ def _by_heads(
     return made
 
 
+def denoise(
+    noisy: jax.Array,
+    layers: tuple[jax.Array, ...],
+    drives: tuple[jax.Array, ...],
+    weights: tuple[float, ...],
+) -> jax.Array:
+    """Two layers for a weighted sum of conditions, where `denoises`.
+
+        (sum_k weights_k gelu(noisy @ first + shift + drives_k)) @ last + bias
+
+    Args:
+      noisy: float32 `[..., B, d]`.
+      layers: first `[d, w]`, shift `[w]`, last `[w, d]` and bias `[d]`.
+      drives: float32 `[B, w]` each.
+      weights: one for each of `drives`.
+    """
+    flat = noisy.reshape(-1, noisy.shape[-1])
+    like = jax.ShapeDtypeStruct(flat.shape, jnp.float32)
+    call = jax.ffi.ffi_call("neggen_denoise", like, vmap_method="sequential")
+    made: jax.Array = call(flat, *layers, jnp.array(weights), *drives)
+    return made.reshape(noisy.shape)
+
+
 def exps(
     anchors: jax.Array, others: jax.Array, bound: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -353,6 +377,19 @@ def attends(mapped: jax.Array, heads: int) -> bool:
         and rows > 0
         and wide // 3 % _ENTRIES == 0
         and _ENTRIES % (wide // 3 // heads) == 0
+    )
+
+
+def denoises(noisy: jax.Array, width: int) -> bool:
+    """Whether there is one device, and it has `denoise` for such arrays."""
+    return (
+        alone()
+        and has_avx512()
+        and noisy.dtype == jnp.float32
+        and noisy.size > 0
+        and noisy.shape[-1] % _STRIP == 0
+        and width > 0
+        and width % _STRIP == 0
     )
 
 

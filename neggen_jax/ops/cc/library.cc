@@ -3,6 +3,7 @@
 #include "adam.h"
 #include "attend.h"
 #include "avx512.h"
+#include "denoise.h"
 #include "exps.h"
 #include "multiply.h"
 #include "project.h"
@@ -42,6 +43,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_attend_backward, neggen::AttendBackward,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("width"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_denoise, neggen::Denoise,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::Buffer<ffi::F32>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_exps, neggen::Exps,
                               ffi::Ffi::Bind()
