@@ -20,9 +20,8 @@ from ml_collections import ConfigDict
 from neggen_jax.data.inputs import Inputs, Needs, Sizes, union
 from neggen_jax.errors import InputError, nearest
 from neggen_jax.losses import LOSSES
-from neggen_jax.models import ENCODERS
+from neggen_jax.models import ENCODERS, lazy
 from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.models.projected import Projected
 from neggen_jax.negatives import SOURCES
 from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 from neggen_jax.ops.lookup import Spread
@@ -134,8 +133,8 @@ class Recommender(Objective):
 
         Args:
           inputs: as prepared for the epoch.
-          whole: whether all tables are to be arrays; a `Projected` otherwise
-            stays one.
+          whole: whether all tables are to be arrays; rows of a `Lazy` one
+            are otherwise computed as they are read.
         """
         encoded = self.encoder(inputs)
         if whole:
@@ -150,15 +149,7 @@ def placed(encoded: Encoded, inputs: Inputs) -> Encoded:
     """Embeddings as losses read them: in float32, and told where they lie."""
     # Rows are gathered from float32 tables, so that gradients of a row that
     # occurs many times are summed in float32 too.
-    encoded = jax.tree.map(
-        lambda x: (
-            x.in_float32()
-            if isinstance(x, Projected)
-            else x.astype(jnp.float32)
-        ),
-        encoded,
-        is_leaf=lambda x: isinstance(x, Projected),
-    )
+    encoded = lazy.in_float32(encoded)
     spread = Spread(inputs.positives.mesh, inputs.positives.axis)
     return dataclasses.replace(encoded, spread=spread)
 

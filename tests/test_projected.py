@@ -15,7 +15,7 @@ from training import make_config, make_run
 from neggen_jax.data.inputs import build, sizes
 from neggen_jax.models import ENCODERS
 from neggen_jax.models.encoder import Encoded
-from neggen_jax.models.projected import Projected
+from neggen_jax.models.lazy import Lazy
 from neggen_jax.recommender import Recommender
 from neggen_jax.train import train_and_evaluate
 
@@ -25,7 +25,7 @@ GDNSM = ROOT / "configs" / "gdnsm.py"
 
 
 def lazy(table):
-    return isinstance(table, Projected)
+    return isinstance(table, Lazy)
 
 
 @pytest.fixture(scope="module")

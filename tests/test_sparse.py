@@ -16,8 +16,15 @@ from conftest import some
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neggen_jax.ops import exchange
-from neggen_jax.ops.sparse import dense, make_graph, multiply, subset
+from neggen_jax.ops import exchange, native
+from neggen_jax.ops.sparse import (
+    dense,
+    make_graph,
+    multiply,
+    multiply_rows,
+    picks,
+    subset,
+)
 from neggen_jax.partition import EXCHANGES
 
 ROWS, COLUMNS, WIDTH = 32, 24, 5
@@ -103,6 +110,62 @@ def test_product_and_gradient_equal_the_dense_ones(problem, graph):
     assert_within(gradient, matrix.T @ g, bound(matrix.T, g))
     assert not np.asarray(out)[[0, 1, 2, 3, 9, 30, 31]].any()
     assert not np.asarray(gradient)[[0, 11, 23]].any()
+
+
+@pytest.fixture(scope="module")
+def lone(problem, one):
+    return make_graph(*problem[:2], (ROWS, COLUMNS), one)
+
+
+@jax.jit
+def rows_and_gradient(graph, x, ids, g):
+    out, pull = jax.vjp(lambda x: multiply_rows(graph, x, ids), x)
+    return out, pull(g)[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_some_rows_and_their_gradient_equal_the_dense_ones(problem, lone, data):
+    # Few shapes, as each is compiled. Some rows have no entries.
+    shape = data.draw(st.sampled_from([(0,), (1,), (9,), (40, 2)]))
+    width = data.draw(st.sampled_from([1, 16, 64, 70]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    kinds = data.draw(st.integers(1, 2 * ROWS))
+    ids = rng.integers(-ROWS, ROWS, kinds)[rng.integers(0, kinds, shape)]
+    x = rng.normal(size=(COLUMNS, width)).astype(np.float32)
+    g = rng.normal(size=(*shape, width)).astype(np.float32)
+    matrix = problem[2][ids.reshape(-1)]
+    out, gradient = rows_and_gradient(lone, x, ids.astype(np.int32), g)
+    want, flat = matrix @ x, g.reshape(-1, width)
+    assert out.shape == g.shape
+    assert_within(out.reshape(flat.shape), want, bound(matrix, x))
+    assert_within(gradient, matrix.T @ flat, bound(matrix.T, flat))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_some_rows_are_those_of_the_whole_product(problem, lone, graph, dtype):
+    assert picks(lone) == native.available()
+    # On a mesh it is the whole product that is cut.
+    assert picks(graph) == (graph.mesh.size == 1 and native.available())
+    ids = np.int32([[3, -1], [20, 3]])
+    x = jnp.asarray(problem[3], dtype)
+    for each in (lone, graph):
+        out = jax.jit(multiply_rows)(each, x, ids)
+        assert out.dtype == x.dtype
+        np.testing.assert_array_equal(out, jax.jit(multiply)(each, x)[ids])
+
+
+def test_some_rows_of_some_edges(problem, lone):
+    edges, *_, x, _ = problem
+    keep = np.random.default_rng(2).random(edges.shape[1]) < 0.3
+    pruned = jax.jit(subset, static_argnums=2)(lone, keep, int(keep.sum()))
+    ids = np.arange(ROWS)[::-1]
+    got = jax.jit(multiply_rows)(pruned, x, ids)
+    np.testing.assert_allclose(got, dense(pruned)[ids] @ x, rtol=0, atol=1e-6)
+    again = jax.grad(lambda x: multiply_rows(pruned, x, ids).sum())(x)
+    np.testing.assert_allclose(
+        again, np.repeat(dense(pruned).sum(0)[:, None], WIDTH, 1), atol=1e-6
+    )
 
 
 def test_bfloat16_is_summed_in_float32(problem, graph):

@@ -20,12 +20,12 @@ from jax.extend.core import get_opaque_trace_state
 
 from neggen_jax.data.inputs import Inputs, Needs, Sizes
 from neggen_jax.data.new_items import NewItems
-from neggen_jax.models.projected import Projected
+from neggen_jax.models import lazy
+from neggen_jax.models.lazy import Lazy, Sum, Table
 from neggen_jax.ops.lookup import Spread, take
 
-Table = jax.Array | Projected
 Params = Mapping[str, Any]
-Pair = tuple[jax.Array | None, Table | None]
+Pair = tuple[Table | None, Table | None]
 
 
 @flax.struct.dataclass
@@ -33,8 +33,8 @@ class Encoded:
     """What an encoder gives; a user's score of an item is `users @ items.T`.
 
     Attributes:
-      users: `[user_rows, d]`.
-      items: `[item_rows, d]`.
+      users: `[user_rows, d]`; an array, or rows that wait to be read.
+      items: `[item_rows, d]`, alike.
       views: name -> (users, items), further tables that losses read; "ego"
         holds the embeddings that regularisation acts on.
       present: view -> 1 or 0 in `[item_rows, 1]`, whether an item has what
@@ -46,7 +46,7 @@ class Encoded:
       taken: what `take` has given before, if that is to be kept.
     """
 
-    users: jax.Array
+    users: Table
     items: Table
     views: dict[str, Pair] = flax.struct.field(default_factory=dict)
     layers: tuple[tuple[jax.Array, jax.Array], ...] = ()
@@ -81,6 +81,10 @@ class Encoded:
           table: as of `take`.
           ids: as of `take`; their first axes are of one size.
         """
+        if isinstance(table, Sum):
+            # What others read of a part of it is not computed again.
+            parts = [self.take_together(part, *ids) for part in table.parts]
+            return tuple(map(table.of, zip(*parts, strict=True)))
         if self.taken is None:
             return self._read(table, ids)
         leaves = jax.tree.leaves(table)
@@ -112,7 +116,7 @@ class Encoded:
         )
 
     def _rows(self, table: Table, ids: jax.Array) -> jax.Array:
-        if not isinstance(table, Projected):
+        if not isinstance(table, Lazy):
             return take(table, ids, self.spread)
         if ids.size < len(table):
             return table[ids]
@@ -121,11 +125,8 @@ class Encoded:
 
     def whole(self) -> Encoded:
         """With arrays alone."""
-        return jax.tree.map(
-            lambda x: x.whole() if isinstance(x, Projected) else x,
-            self,
-            is_leaf=lambda x: isinstance(x, Projected),
-        )
+        made: Encoded = lazy.whole(self)
+        return made
 
 
 @flax.struct.dataclass

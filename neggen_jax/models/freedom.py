@@ -23,6 +23,7 @@ from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.data.new_items import NewItems
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
+from neggen_jax.models.lazy import added, product
 from neggen_jax.models.lightgcn import layered, mean, received
 from neggen_jax.models.projected import Projection
 from neggen_jax.ops.sparse import Graph, edge_weights, multiply, subset
@@ -111,7 +112,9 @@ class FREEDOM(Encoder):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Propagates over both graphs; views hold the projected features."""
         ego = self.user_table(), self.item_table()
-        layers = layered(inputs.user_item, *ego, self.layers)
+        # Who reads the layers apart reads all of each.
+        last = multiply if inputs.layers else product
+        layers = layered(inputs.user_item, *ego, self.layers, last)
         users, items = mean(layers)
         similar = ego[1]
         for _ in range(self.item_layers):
@@ -136,7 +139,7 @@ class FREEDOM(Encoder):
         if inputs.layers:
             # Similar items are a part of each, so that their mean is right.
             kept = tuple((u, i + similar) for u, i in layers)
-        return Encoded(users, items + similar, views, layers=kept)
+        return Encoded(users, added((items, similar)), views, layers=kept)
 
     def received(self, params: Params, inputs: Inputs) -> Received:
         """Layers 1 to L."""

@@ -7,7 +7,8 @@ recommendation", SIGIR 2020: linear propagation over the user-item graph
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,12 +16,17 @@ import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs
 from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
+from neggen_jax.models.lazy import added, product
 from neggen_jax.ops.sparse import Graph, multiply
 
 
 def layered(
-    graph: Graph, users: jax.Array, items: jax.Array, layers: int
-) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    graph: Graph,
+    users: jax.Array,
+    items: jax.Array,
+    layers: int,
+    last: Callable[[Graph, jax.Array], Any] = multiply,
+) -> tuple[tuple[Any, Any], ...]:
     """Layers `0..L` of propagation on a bipartite graph.
 
     Args:
@@ -28,28 +34,23 @@ def layered(
       users: `[user_rows, d]`, layer 0.
       items: `[item_rows, d]`, layer 0.
       layers: L.
+      last: gives layer L; `lazy.product` where only some rows of it are read.
 
     Returns:
       Users and items of each layer, in the shapes they came in.
     """
     out = [(users, items)]
-    for _ in range(layers):
-        users, items = (
-            multiply(graph, items),
-            multiply(graph.transpose, users),
-        )
+    for layer in range(1, layers + 1):
+        times = last if layer == layers else multiply
+        users, items = times(graph, items), times(graph.transpose, users)
         out.append((users, items))
     return tuple(out)
 
 
-def mean(
-    layers: tuple[tuple[jax.Array, jax.Array], ...],
-) -> tuple[jax.Array, jax.Array]:
+def mean(layers: tuple[tuple[Any, Any], ...]) -> tuple[Any, Any]:
     """The mean over layers, of users and of items."""
-    users, items = (
-        functools.reduce(jnp.add, x) for x in zip(*layers, strict=True)
-    )
-    return users / len(layers), items / len(layers)
+    users, items = (added(x, len(layers)) for x in zip(*layers, strict=True))
+    return users, items
 
 
 def propagate(
@@ -98,7 +99,9 @@ class LightGCN(Encoder):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Propagates the tables."""
         ego = self.user_table(), self.item_table()
-        layers = layered(inputs.user_item, *ego, self.layers)
+        # Who reads the layers apart reads all of each.
+        last = multiply if inputs.layers else product
+        layers = layered(inputs.user_item, *ego, self.layers, last)
         kept = layers if inputs.layers else ()
         return Encoded(*mean(layers), {"ego": ego}, layers=kept)
 

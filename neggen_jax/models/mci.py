@@ -19,6 +19,7 @@ from neggen_jax.data.graphs import shares
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.data.new_items import NewItems
 from neggen_jax.models.encoder import Encoded, Encoder, Params, Received
+from neggen_jax.models.lazy import added, product
 from neggen_jax.models.lightgcn import layered, mean, received
 from neggen_jax.ops.sparse import multiply
 
@@ -55,19 +56,21 @@ class MCI(Encoder):
     def __call__(self, inputs: Inputs) -> Encoded:
         """Returns content + side; views hold the two apart."""
         ego = self.user_table(), self.item_table()
-        layers = layered(inputs.user_item, *ego, self.layers)
+        # Who reads the layers apart reads all of each.
+        last = multiply if inputs.layers else product
+        layers = layered(inputs.user_item, *ego, self.layers, last)
         content = mean(layers)
         side_items = self._side(ego[1], inputs)
         # The user side of each modality is R^ times its item side; the sum
         # over modalities may be taken first, and one product is enough.
-        side = multiply(inputs.user_item, side_items), side_items
+        side = last(inputs.user_item, side_items), side_items
         kept: tuple[tuple[jax.Array, jax.Array], ...] = ()
         if inputs.layers:
             # The side view is a part of each, so that their mean is right.
             kept = tuple((u + side[0], i + side[1]) for u, i in layers)
         return Encoded(
-            content[0] + side[0],
-            content[1] + side[1],
+            added((content[0], side[0])),
+            added((content[1], side[1])),
             {"ego": ego, "content": content, "side": side},
             layers=kept,
         )

@@ -14,15 +14,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from neggen_jax.models.lazy import Lazy
 from neggen_jax.ops import wide
 
 
 @flax.struct.dataclass
-class Projected:
-    """A table of which a step computes the rows that it reads, and no more.
-
-    Its rows are free vectors beside a projection of features, or the latter
-    alone. It is indexed like an array; `whole` makes one of it.
+class Projected(Lazy):
+    """Free vectors beside a projection of features, or the latter alone.
 
     Attributes:
       features: `[rows, f]` each, side by side.
@@ -74,16 +72,10 @@ class Projected:
         )
         return dataclasses.replace(self, bias=bias, free=free)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> jax.Array:
-        if isinstance(rows, slice):
-            return self.whole()[rows]
-        made = wide.project_rows(self.features, rows, self.kernel)
-        return self._joined(
-            made, None if self.free is None else self.free[rows]
-        )
+    def rows(self, ids: jax.Array) -> jax.Array:
+        """Some rows; of the others nothing is projected."""
+        made = wide.project_rows(self.features, ids, self.kernel)
+        return self._joined(made, None if self.free is None else self.free[ids])
 
     def _joined(self, made: jax.Array, free: jax.Array | None) -> jax.Array:
         out = (self.bias + made).astype(self.bias.dtype)

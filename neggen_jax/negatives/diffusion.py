@@ -24,6 +24,7 @@ from flax.core import FrozenDict
 
 from neggen_jax.data import rewritten
 from neggen_jax.data.inputs import Inputs, Needs
+from neggen_jax.models import lazy
 from neggen_jax.models.denoiser import Conditions, Denoiser
 from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import hardness
@@ -133,8 +134,9 @@ class Diffusion(Source):
         """
         # Neither trains the other: the encoder is cut off here, and the
         # generator where it draws.
+        encoded = jax.lax.stop_gradient(encoded)
         # The scale is that of all items.
-        encoded = jax.lax.stop_gradient(encoded).whole()
+        encoded = dataclasses.replace(encoded, items=lazy.whole(encoded.items))
         learn_key, draw_key, pick_key, see_key = jax.random.split(
             self.make_rng("negatives"), 4
         )

@@ -11,9 +11,7 @@ from neggen_jax.negatives.hard import candidates, pick, scores
 from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 
 
-def layers(
-    encoded: Encoded, by_layer: bool
-) -> tuple[tuple[jax.Array, Table], ...]:
+def layers(encoded: Encoded, by_layer: bool) -> tuple[tuple[Table, Table], ...]:
     """Users and items of each layer; the final ones where there is none."""
     if by_layer and encoded.layers:
         return encoded.layers

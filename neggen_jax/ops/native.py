@@ -58,6 +58,8 @@ _KERNELS = (
     "denoise",
     "exps",
     "multiply",
+    "multiply_some",
+    "multiply_some_backward",
     "project",
     "project_backward",
     "rank",
@@ -163,6 +165,65 @@ def multiply(
         starts, columns, weights, x
     )
     return product
+
+
+def multiply_some(
+    starts: jax.Array,
+    columns: jax.Array,
+    weights: jax.Array,
+    x: jax.Array,
+    ids: jax.Array,
+) -> jax.Array:
+    """Some rows of `multiply`, each computed once, where `available`.
+
+    Args:
+      starts: as of `multiply`; of one row at least.
+      columns: as of `multiply`.
+      weights: as of `multiply`.
+      x: as of `multiply`.
+      ids: int32 `[m]`, in range.
+
+    Returns:
+      float32 `[m, d]`.
+    """
+    like = jax.ShapeDtypeStruct((ids.size, x.shape[1]), jnp.float32)
+    call = jax.ffi.ffi_call(
+        "neggen_multiply_some", like, vmap_method="sequential"
+    )
+    made: jax.Array = call(starts, columns, weights, x, ids)
+    return made
+
+
+def multiply_some_backward(
+    starts: jax.Array,
+    columns: jax.Array,
+    weights: jax.Array,
+    gradient: jax.Array,
+    ids: jax.Array,
+    height: int,
+) -> jax.Array:
+    """The gradient of `multiply_some`'s `x`.
+
+    Args:
+      starts: of the transposed matrix, int32 `[columns + 1]`.
+      columns: of the transposed matrix.
+      weights: of the transposed matrix.
+      gradient: float32 `[m, d]`, of what it returns.
+      ids: as of `multiply_some`.
+      height: rows of the matrix.
+
+    Returns:
+      float32 `[columns, d]`.
+    """
+    shape = starts.size - 1, gradient.shape[1]
+    like = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = jax.ffi.ffi_call(
+        "neggen_multiply_some_backward", like, vmap_method="sequential"
+    )
+    made: jax.Array = call(
+        starts, columns, weights, gradient, ids, height=np.int64(height)
+    )
+    return made
 
 
 def project(

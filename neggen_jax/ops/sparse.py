@@ -207,6 +207,63 @@ def _multiply_backward(graph: Graph, g: jax.Array) -> tuple[None, jax.Array]:
 multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
+def picks(graph: Graph) -> bool:
+    """Whether `multiply_rows` computes no rows but those it is asked for."""
+    rows = graph.forward
+    return (
+        graph.mesh.size == 1
+        and rows.indptr is not None
+        and rows.height > 0
+        and native.available()
+    )
+
+
+def multiply_rows(graph: Graph, x: jax.Array, ids: jax.Array) -> jax.Array:
+    """`multiply(graph, x)[ids]`: where it `picks`, these rows alone.
+
+    Its gradient is then that of these rows alone, too.
+
+    Args:
+      graph: `R`, `[rows, columns]`.
+      x: `[columns, d]`.
+      ids: integers of any shape, as an array is indexed by.
+
+    Returns:
+      `[*ids.shape, d]`, in the dtype of `x`; sums run in float32.
+    """
+    if not picks(graph):
+        return multiply(graph, x)[ids]
+    flat = jnp.asarray(ids, jnp.int32).reshape(-1)
+    # From the end, as of arrays.
+    flat = jnp.where(flat < 0, flat + graph.forward.height, flat)
+    made = _multiply_some(graph, x.astype(jnp.float32), flat)
+    return made.astype(x.dtype).reshape(*jnp.shape(ids), x.shape[1])
+
+
+@jax.custom_vjp
+def _multiply_some(graph: Graph, x: jax.Array, ids: jax.Array) -> jax.Array:
+    return native.multiply_some(*_compressed(graph.forward), x, ids)
+
+
+def _some_forward(graph: Graph, x: jax.Array, ids: jax.Array) -> Any:
+    return _multiply_some(graph, x, ids), (graph, ids)
+
+
+def _some_backward(kept: Any, g: jax.Array) -> tuple[None, jax.Array, None]:
+    graph, ids = kept
+    entries, height = _compressed(graph.backward), graph.forward.height
+    return None, native.multiply_some_backward(*entries, g, ids, height), None
+
+
+_multiply_some.defvjp(_some_forward, _some_backward)
+
+
+def _compressed(rows: Rows) -> tuple[Any, Any, Any]:
+    """Offsets, columns and weights of the one shard, which is one block."""
+    parts: Any = (rows.indptr, rows.columns, rows.weights)
+    return tuple(x[0, 0] for x in parts)
+
+
 def edge_weights(graph: Graph, num_edges: int) -> jax.Array:
     """Weights in the order of the edges that the graph was built from.
 

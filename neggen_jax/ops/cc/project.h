@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "avx512.h"
+#include "distinct.h"
 #include "parallel.h"
 
 namespace neggen {
@@ -29,41 +30,6 @@ constexpr int64_t kColumns = 512;
 // And backward: so many columns of so many rows.
 constexpr int64_t kTall = 128, kSlice = 192;
 static_assert(kSlice % kHigh == 0 && kSlice % kVector == 0);
-
-// Which row of a table each place has, once each.
-struct Distinct {
-  int64_t height;
-  std::vector<int64_t> rows;    // as they lie
-  std::vector<int32_t> places;  // of each, one
-  std::vector<int32_t> slots;   // of each place, where its row is in `rows`
-
-  Distinct(const int32_t* ids, int64_t count, int64_t tall)
-      : height(tall), slots(count) {
-    auto row = [=](int64_t n) {
-      return std::clamp<int64_t>(ids[n], 0, height - 1);
-    };
-    // A bit for each row of the table, and how many are before each word: what
-    // grows with the catalogue is to be little.
-    std::vector<uint64_t> bits((height + 63) / 64);
-    for (int64_t n = 0; n < count; ++n) {
-      bits[row(n) / 64] |= uint64_t{1} << (row(n) % 64);
-    }
-    std::vector<int32_t> before(bits.size());
-    for (size_t word = 0; word < bits.size(); ++word) {
-      before[word] = static_cast<int32_t>(rows.size());
-      for (uint64_t left = bits[word]; left; left &= left - 1) {
-        rows.push_back(word * 64 + __builtin_ctzll(left));
-      }
-    }
-    places.resize(rows.size());
-    for (int64_t n = 0; n < count; ++n) {
-      const uint64_t below =
-          bits[row(n) / 64] & ((uint64_t{1} << (row(n) % 64)) - 1);
-      slots[n] = before[row(n) / 64] + __builtin_popcountll(below);
-      places[slots[n]] = static_cast<int32_t>(n);
-    }
-  }
-};
 
 // A row's numbers as float32: where they lie, or in `room`.
 inline const float* Wide(const float* from, int64_t, float*) { return from; }
@@ -280,12 +246,7 @@ inline ffi::Error ProjectBackward(ffi::ThreadPool pool,
   float* to = out->typed_data();
   std::fill(to, to + out->element_count(), 0.0f);
   const Distinct distinct(ids.typed_data(), count, height);
-  std::vector<float> sums(distinct.rows.size() * d);
-  for (int64_t n = 0; n < count; ++n) {
-    const float* from = g.typed_data() + n * d;
-    float* sum = sums.data() + distinct.slots[n] * d;
-    for (int64_t i = 0; i < d; ++i) sum[i] += from[i];
-  }
+  const std::vector<float> sums = distinct.Summed(pool, g.typed_data(), d);
   auto work = [&](const auto* table, int64_t wide, int64_t first) {
     // As few parts as there are threads, of whole lines and products.
     constexpr int64_t kEven = kHigh * kVector;

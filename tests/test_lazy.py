@@ -1,0 +1,113 @@
+"""What is computed for the rows of a batch is what whole tables have there."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_catalog, some
+from training import make_run
+
+from neggen_jax.data.inputs import build, sizes
+from neggen_jax.models import ENCODERS, lazy
+from neggen_jax.ops import native, sparse
+
+needs_compiler = pytest.mark.skipif(
+    not native.available(), reason="there is no C++ compiler"
+)
+
+
+class Counted:
+    """`multiply`, and how often it was called."""
+
+    calls = 0
+
+    def __call__(self, graph, x):
+        """Multiplies."""
+        self.calls += 1
+        return sparse.multiply(graph, x)
+
+
+def step(argument):
+    """Terms and gradients of one step, of batches that read some rows."""
+    run = make_run(argument, train__batch_size=16)
+    state, _ = run.start()
+    inputs = jax.jit(run.program.prepare)(run.inputs, jnp.int32(0))
+    batch = jax.tree.map(lambda x: x[0], next(run.batches(0)))
+    grads, terms, _ = jax.jit(run.program._gradient)(state, inputs, batch)
+    return grads, terms
+
+
+def alike(got, want):
+    size = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=1e-5, atol=1e-6 * size
+        ),
+        got,
+        want,
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "argument",
+    some(
+        [
+            f"{encoder},{negatives}"
+            for encoder in ("lightgcn", "freedom", "mci")
+            for negatives in ("uniform", "dns", "mixgcf")
+        ],
+        "lightgcn,uniform",
+        "freedom,dns",
+        "mci,uniform",
+    ),
+)
+def test_a_step_is_that_of_whole_products(argument, monkeypatch):
+    met = []
+
+    def seen(graph, x, ids):
+        met.append(ids.size)
+        return sparse.multiply_rows(graph, x, ids)
+
+    monkeypatch.setattr(lazy, "multiply_rows", seen)
+    few = step(argument)
+    # Whoever mixes layers reads all of each.
+    assert bool(met) == ("mixgcf" not in argument)
+    monkeypatch.setattr(lazy, "picks", lambda graph: False)
+    for got, want in zip(few, step(argument), strict=True):
+        alike(got, want)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["lightgcn", "freedom", "mci"])
+def test_a_part_of_several_tables_is_computed_once(name, one, monkeypatch):
+    catalog = make_catalog()
+    module = ENCODERS[name](sizes(catalog, one), dim=8)
+    inputs = build(catalog, module.needs(), one)
+    variables = module.init(jax.random.key(0), inputs)
+    ids = jnp.arange(5)
+
+    def read(variables, whole=False):
+        encoded = lazy.in_float32(module.apply(variables, inputs))
+        encoded = encoded.whole() if whole else encoded
+        encoded = dataclasses.replace(encoded, taken={})
+        views = [encoded.views[x] for x in sorted(encoded.views)]
+        tables = [(encoded.users, encoded.items), *views]
+        return [encoded.take(x, ids) for both in tables for x in both]
+
+    met = []
+
+    def seen(graph, x, ids):
+        met.append(ids.shape)
+        return sparse.multiply_rows(graph, x, ids)
+
+    monkeypatch.setattr(lazy, "multiply_rows", seen)
+    rows = read(variables)
+    # Users and items of the last layer, and the side view of MCI's users.
+    assert met == [ids.shape] * (3 if name == "mci" else 2)
+    monkeypatch.setattr(lazy, "multiply", whole := Counted())
+    for got, want in zip(rows, read(variables, True), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert whole.calls == len(met)
