@@ -1,7 +1,7 @@
 """What is compiled once and kept: in the user's cache directory.
 
 That is `$XDG_CACHE_HOME/neggen_jax`, or `~/.cache/neggen_jax`: kernels in C++
-(`ops/native.py`), and the programs that JAX has compiled. The larger ones take
+(`ops/library.py`), and the programs that JAX has compiled. The larger ones take
 a CPU a quarter of a minute, and a TPU longer; a run that is resumed, or one
 more with the same shapes, finds them there.
 """

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from neggen_jax.ops import native
+from neggen_jax.ops import library, native
 
 ROOT = pathlib.Path(__file__).parents[1]
 ODD = [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1.0, -1.0, 1e-45, -1e-45]
@@ -195,24 +195,24 @@ def test_all_of_it_is_installed():
     named = tomllib.loads(text)["tool"]["setuptools"]["package-data"]
     ops = ROOT / "neggen_jax" / "ops"
     found = {f for glob in named["neggen_jax.ops"] for f in ops.glob(glob)}
-    assert found == set(native.sources()) == set((ops / "cc").iterdir())
+    assert found == set(library.sources()) == set((ops / "cc").iterdir())
 
 
 @needs_compiler
 @pytest.mark.slow
 def test_it_compiles_for_processors_without_avx512(tmp_path, monkeypatch):
-    flags = (*native._FLAGS, "-DNEGGEN_AVX512=0")
-    monkeypatch.setattr(native, "_FLAGS", flags)
+    flags = (*library.FLAGS, "-DNEGGEN_AVX512=0")
+    monkeypatch.setattr(library, "FLAGS", flags)
     tmp_path.chmod(0o700)
-    library = ctypes.cdll.LoadLibrary(str(native.build(tmp_path)))
-    assert not library.neggen_has_avx512()
+    made = ctypes.cdll.LoadLibrary(str(library.build(tmp_path)))
+    assert not made.neggen_has_avx512()
 
 
 @needs_compiler
 def test_what_others_may_write_is_not_run(tmp_path):
     tmp_path.chmod(0o777)
     with pytest.raises(PermissionError, match="others may write"):
-        native.build(tmp_path)
+        library.build(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +269,6 @@ exec c++ "$@"
     cache = tmp_path / "cache"
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
-        made = pool.map(native.build, [cache, cache], chunksize=1)
+        made = pool.map(library.build, [cache, cache], chunksize=1)
     assert made[0] == made[1]
     assert list(cache.iterdir()) == [made[0]]

@@ -1,70 +1,30 @@
-"""Kernels in C++ for CPU, compiled where they are first used.
+"""Kernels in C++ for CPU.
 
-XLA's own forms of these run on one thread there. Its top-k keeps a heap for
+XLA's own forms of these run on one thread there, or write down what is read
+once and forgotten. Its top-k keeps a heap for
 every row, and takes seven times what the scores take that it looks at; where
 the processor has AVX-512, `rank` computes and compares scores in one go, and
-none leaves the cache, and `project` multiplies rows of wide tables where they
-lie. Its sparse product takes twice as long as this one on two cores; and Adam
+none leaves the cache, `project` multiplies rows of wide tables where they
+lie, and `exps` and `denoise` go on with products as soon as they are there.
+Its sparse product takes twice as long as this one on two cores; and Adam
 (`ops/adam.py`) is many passes over all parameters. Nothing depends on these
 kernels: where there is no C++ compiler, XLA's are used, which give the same,
 `multiply` and `top_k` to the last bit and the others up to rounding.
-
-A kernel is a header in `cc/`, bound in `library.cc`, and named in `_KERNELS`.
-
-The library is kept in the user's cache directory (`cache.py`), under a name
-that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
-leaves it alone.
+`ops/library.py` compiles them.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax.experimental import sparse as jsparse
 from jax.sharding import Mesh
 
-from neggen_jax import cache
+from neggen_jax.ops.library import load
 
-_SOURCES = Path(__file__).with_name("cc")
-# Sums are not contracted: on any processor they round alike. `rank` and
-# `project` are for one kind, and ask for multiplications with additions.
-_FLAGS = (
-    "-O3",
-    "-std=c++17",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fPIC",
-    "-shared",
-)
-
-_KERNELS = (
-    "adam",
-    "attend",
-    "attend_backward",
-    "denoise",
-    "exps",
-    "multiply",
-    "multiply_some",
-    "multiply_some_backward",
-    "project",
-    "project_backward",
-    "rank",
-    "top_k",
-)
 # Columns that projections make at once.
 _STRIP = 64
 # Tokens and entries that attention holds at once.
@@ -456,77 +416,10 @@ def denoises(noisy: jax.Array, width: int) -> bool:
 
 def has_avx512() -> bool:
     """Whether this processor has kernels that want AVX-512."""
-    library = _library()
+    library = load()
     return library is not None and bool(library.neggen_has_avx512())
 
 
 def available() -> bool:
     """Whether the kernels are there; compiles them if they can be."""
-    return _library() is not None
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    if os.environ.get("NEGGEN_NATIVE", "1") == "0":
-        return None
-    try:
-        library = ctypes.cdll.LoadLibrary(str(build(cache.directory())))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        said = str(getattr(error, "stderr", None) or error).strip()
-        line = said.partition("\n")[0]
-        print(
-            f"No kernels in C++, which would be faster: {line}", file=sys.stderr
-        )
-        return None
-    library.neggen_has_avx512.restype = ctypes.c_bool
-    for name in _KERNELS:
-        made = jax.ffi.pycapsule(getattr(library, f"neggen_{name}"))
-        jax.ffi.register_ffi_target(f"neggen_{name}", made, platform="cpu")
-    return library
-
-
-def sources() -> list[Path]:
-    """The files of the library."""
-    return sorted([*_SOURCES.glob("*.cc"), *_SOURCES.glob("*.h")])
-
-
-def build(directory: Path) -> Path:
-    """Compiles the library, unless it is there.
-
-    Args:
-      directory: to keep it in.
-
-    Raises:
-      OSError: if there is no compiler, nowhere to write, or a directory that
-        others may write to.
-      subprocess.CalledProcessError: if it does not compile.
-    """
-    compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
-    # Homes may be shared by machines of several kinds.
-    said = " ".join(
-        (compiler, *_FLAGS, jaxlib.__version__, *platform.uname()[::4])
-    )
-    source = b"".join(file.read_bytes() for file in sources())
-    name = hashlib.sha256(source + said.encode()).hexdigest()[:16]
-    target = directory / f"neggen_jax-{name}.so"
-    cache.make_private(directory)
-    if target.exists():
-        return target
-    # Several processes may come at once; each replaces what is the same.
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        made = Path(scratch) / target.name
-        subprocess.run(
-            [
-                compiler,
-                *_FLAGS,
-                f"-I{jax.ffi.include_dir()}",
-                str(_SOURCES / "library.cc"),
-                "-o",
-                str(made),
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        made.replace(target)
-    return target
+    return load() is not None

@@ -1,4 +1,4 @@
-// Kernels that XLA has no good form of on CPU, as one library; see native.py.
+// Kernels that XLA has no good form of on CPU, as one library; see library.py.
 
 #include "adam.h"
 #include "attend.h"
