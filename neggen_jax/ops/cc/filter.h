@@ -173,7 +173,10 @@ struct Bytes {
 
 // The queries of a panel as bytes, `[words][kPanel]` of four of them.
 struct Sieve {
-  std::vector<uint32_t> words;
+  struct alignas(64) Four {
+    uint32_t at[kWidth];
+  };
+  std::vector<Four> words;
   std::vector<float> zeros;
   std::vector<int8_t> row;
   // |e| and |q|, and the least that what is not filtered comes to.
@@ -184,10 +187,10 @@ struct Sieve {
   double scale[kPanel], shift[kPanel];
 
   void Fill(const float* queries, int64_t rows, const Bytes& items) {
-    words.resize(items.words * kPanel + kWidth);
+    words.resize(items.words * kVectors);
     zeros.resize(items.dim);
     row.resize(items.words * 4);
-    uint32_t* to = Words();
+    uint32_t* to = words[0].at;
     for (int64_t n = 0; n < kPanel; ++n) {
       std::fill(row.begin(), row.end(), 0);
       const float* query = queries + n * items.dim;
@@ -211,11 +214,7 @@ struct Sieve {
     }
   }
 
-  // In whole lines.
-  uint32_t* Words() {
-    const auto at = reinterpret_cast<uintptr_t>(words.data());
-    return reinterpret_cast<uint32_t*>((at + 63) / 64 * 64);
-  }
+  const uint32_t* Panel() const { return words[0].at; }
 
   // From bounds of the sums here, bounds of scores that they imply.
   void ToScores(int64_t rows, float* bounds) const {
@@ -239,61 +238,81 @@ struct Sieve {
   }
 };
 
-// Sums of products of the bytes of a panel and of some items.
-FOR_VNNI inline void Sums(const int8_t* bytes, const Bytes::Item* about,
-                          int64_t words, const uint32_t* panel,
-                          __m512i sums[kAtOnce][kVectors]) {
+// Of a panel and of some items, sums of products of bytes, each of which `take`
+// is given with its item and its vector of queries. Registers hold them all,
+// if nothing is a loop any more.
+template <typename Take>
+FOR_VNNI inline __attribute__((always_inline)) void Sums(
+    const Bytes& items, int64_t first, const uint32_t* panel, Take take) {
+  const int64_t words = items.words;
+  const int8_t* bytes = items.bytes.get() + 4 * first * words;
+  // As `__m512i` GCC would store them in every round.
+  using Vector = int32_t __attribute__((vector_size(64)));
+  Vector sums[kAtOnce][kVectors];
+#pragma GCC unroll 8
   for (int64_t i = 0; i < kAtOnce; ++i) {
+#pragma GCC unroll 8
     for (int64_t n = 0; n < kVectors; ++n) {
-      sums[i][n] = _mm512_set1_epi32(about[i].start);
+      sums[i][n] = Vector(_mm512_set1_epi32(items.about[first + i].start));
     }
   }
   for (int64_t at = 0; at < words; ++at) {
     __m512i queries[kVectors];
+#pragma GCC unroll 8
     for (int64_t n = 0; n < kVectors; ++n) {
       queries[n] = _mm512_load_si512(panel + at * kPanel + n * kWidth);
     }
+#pragma GCC unroll 8
     for (int64_t i = 0; i < kAtOnce; ++i) {
       int32_t four;
       std::memcpy(&four, bytes + 4 * (i * words + at), 4);
       const __m512i entries = _mm512_set1_epi32(four);
+#pragma GCC unroll 8
       for (int64_t n = 0; n < kVectors; ++n) {
-        sums[i][n] = _mm512_dpbusd_epi32(sums[i][n], queries[n], entries);
+        sums[i][n] = Vector(
+            _mm512_dpbusd_epi32(__m512i(sums[i][n]), queries[n], entries));
       }
+    }
+  }
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kAtOnce; ++i) {
+#pragma GCC unroll 8
+    for (int64_t n = 0; n < kVectors; ++n) {
+      take(i, n, _mm512_cvtepi32_ps(__m512i(sums[i][n])));
     }
   }
 }
 
+// How far a sum may be from a score, of some queries.
+FOR_AVX512 inline __m512 Slack(const Bytes::Item& item, const Sieve& sieve,
+                               int64_t n) {
+  return _mm512_fmadd_ps(
+      _mm512_load_ps(sieve.rest + n * kWidth), _mm512_set1_ps(item.norm),
+      _mm512_mul_ps(_mm512_load_ps(sieve.length + n * kWidth),
+                    _mm512_set1_ps(item.error)));
+}
+
 // Of the scores of the first items, whole groups of them, the most that they
-// can be, `[count][kPanel]`; and of each group the most that its greatest is sure
-// to be.
-FOR_VNNI inline void Limits(const Bytes& items, int64_t count, Sieve& sieve,
-                            float* upper, float* most) {
+// can be, `[count][kPanel]`; and of each group the most that its greatest is
+// sure to be.
+FOR_VNNI inline void Limits(const Bytes& items, int64_t count,
+                            const Sieve& sieve, float* upper, float* most) {
   for (int64_t group = 0; group < count; group += kGroup) {
     __m512 greatest[kVectors];
     for (auto& x : greatest) {
       x = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     }
     for (int64_t at = group; at < group + kGroup; at += kAtOnce) {
-      const Bytes::Item* about = items.about.get() + at;
-      __m512i sums[kAtOnce][kVectors];
-      Sums(items.bytes.get() + at * items.words * 4, about, items.words,
-           sieve.Words(), sums);
-      for (int64_t i = 0; i < kAtOnce; ++i) {
-        const __m512 scale = _mm512_set1_ps(about[i].scale);
-        for (int64_t n = 0; n < kVectors; ++n) {
-          const __m512 slack = _mm512_fmadd_ps(
-              _mm512_load_ps(sieve.rest + n * kWidth),
-              _mm512_set1_ps(about[i].norm),
-              _mm512_mul_ps(_mm512_load_ps(sieve.length + n * kWidth),
-                            _mm512_set1_ps(about[i].error)));
-          const __m512 x = _mm512_cvtepi32_ps(sums[i][n]);
-          _mm512_store_ps(upper + (at + i) * kPanel + n * kWidth,
-                          _mm512_fmadd_ps(x, scale, slack));
-          greatest[n] =
-              _mm512_max_ps(_mm512_fmsub_ps(x, scale, slack), greatest[n]);
-        }
-      }
+      Sums(items, at, sieve.Panel(),
+           [&](int64_t i, int64_t n, __m512 x) FOR_VNNI {
+             const Bytes::Item& item = items.about[at + i];
+             const __m512 scale = _mm512_set1_ps(item.scale);
+             const __m512 slack = Slack(item, sieve, n);
+             _mm512_store_ps(upper + (at + i) * kPanel + n * kWidth,
+                             _mm512_fmadd_ps(x, scale, slack));
+             greatest[n] =
+                 _mm512_max_ps(_mm512_fmsub_ps(x, scale, slack), greatest[n]);
+           });
     }
     for (int64_t n = 0; n < kVectors; ++n) {
       _mm512_store_ps(most + group / kGroup * kPanel + n * kWidth, greatest[n]);
@@ -318,27 +337,19 @@ FOR_AVX512 inline void Compare(const float* upper, int64_t count,
 // The same of items whose limits nobody keeps; of the last few, as many as are
 // summed at once.
 FOR_VNNI inline void Filter(const Bytes& items, int64_t first, int64_t count,
-                            Sieve& sieve, uint64_t* left) {
+                            const Sieve& sieve, uint64_t* left) {
   for (int64_t at = 0; at < count; at += kAtOnce) {
-    const Bytes::Item* about = items.about.get() + first + at;
-    __m512i sums[kAtOnce][kVectors];
-    Sums(items.bytes.get() + (first + at) * items.words * 4, about, items.words,
-         sieve.Words(), sums);
-    for (int64_t i = 0; i < kAtOnce; ++i) {
-      left[at + i] = 0;
-      for (int64_t n = 0; n < kVectors; ++n) {
-        const __m512 slack = _mm512_fmadd_ps(
-            _mm512_load_ps(sieve.rest + n * kWidth),
-            _mm512_set1_ps(about[i].norm),
-            _mm512_mul_ps(_mm512_load_ps(sieve.length + n * kWidth),
-                          _mm512_set1_ps(about[i].error)));
-        const __mmask16 some = _mm512_cmp_ps_mask(
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][n]),
-                            _mm512_set1_ps(about[i].scale), slack),
-            _mm512_load_ps(sieve.edge + n * kWidth), _CMP_NLT_UQ);
-        left[at + i] |= static_cast<uint64_t>(some) << (n * kWidth);
-      }
-    }
+    uint64_t some[kAtOnce] = {};
+    Sums(items, first + at, sieve.Panel(),
+         [&](int64_t i, int64_t n, __m512 x) FOR_VNNI {
+           const Bytes::Item& item = items.about[first + at + i];
+           const __mmask16 those = _mm512_cmp_ps_mask(
+               _mm512_fmadd_ps(x, _mm512_set1_ps(item.scale),
+                               Slack(item, sieve, n)),
+               _mm512_load_ps(sieve.edge + n * kWidth), _CMP_NLT_UQ);
+           some[i] |= static_cast<uint64_t>(those) << (n * kWidth);
+         });
+    std::memcpy(left + at, some, sizeof some);
   }
 }
 

@@ -146,13 +146,15 @@ struct Search {
   static constexpr float kNever = -std::numeric_limits<float>::infinity();
   // Of all scores of a chunk, the share that takes as long by themselves.
   static constexpr int64_t kShare = 8;
+  // Items whose vectors a core's own cache holds.
+  static constexpr int64_t kPart = kChunk / 2;
 
   std::vector<Line> panel_, scores_, most_, rest_;
   std::vector<uint64_t> best_, left_;
   std::vector<uint16_t> picked_;
   Sieve sieve_;
   int64_t room_;
-  int64_t sizes_[kPanel];
+  int64_t sizes_[kPanel], picks_[kPanel];
   alignas(64) float bounds_[kPanel];
 
   void Start() {
@@ -174,7 +176,7 @@ struct Search {
     LeaveOutNobody();
     if (bytes == nullptr) return;
     left_.resize(kChunk);
-    picked_.resize(kPanel * kChunk);
+    picked_.resize(kPanel * kPart);
     sieve_.Fill(queries, rows, *bytes);
   }
 
@@ -214,35 +216,54 @@ struct Search {
         left[item] &= ~(uint64_t{1} << n);
       });
     }
-    return PickAndScore(start, held);
-  }
-
-  bool PickAndScore(int64_t start, int64_t held) {
-    const uint64_t all = ~uint64_t{0} >> (kPanel - rows);
-    int64_t picked[kPanel] = {};
-    int64_t room = rows * held / kShare;
-    for (int64_t item = 0; item < held; ++item) {
-      for (uint64_t left = left_[item] & all; left; left &= left - 1) {
-        const int64_t n = __builtin_ctzll(left);
-        picked_[n * kChunk + picked[n]++] = item;
-        if (--room < 0) return false;
-      }
-    }
-    for (int64_t n = 0; n < rows; ++n) {
-      Score(n, start, picked_.data() + n * kChunk, picked[n]);
+    if (!AreFew(held)) return false;
+    for (int64_t at = 0; at < held; at += kPart) {
+      Pick(start, at, std::min(at + kPart, held));
+      for (int64_t n = 0; n < rows; ++n) Score(n, start);
     }
     return true;
   }
 
+  // Whether those that are left take less time by themselves.
+  FOR_AVX512 bool AreFew(int64_t held) {
+    const uint64_t all = ~uint64_t{0} >> (kPanel - rows);
+    int64_t count = 0;
+    for (int64_t item = 0; item < held; ++item) {
+      left_[item] &= all;
+      count += __builtin_popcountll(left_[item]);
+    }
+    return count * kShare <= rows * held;
+  }
+
+  // Makes a list of what each query has left of some items of a chunk.
+  void Pick(int64_t start, int64_t begin, int64_t end) {
+    std::fill(picks_, picks_ + kPanel, 0);
+    for (int64_t item = begin; item < end; ++item) {
+      if (left_[item] == 0) continue;
+      const float* row = items + (start + item) * dim;
+      for (int64_t at = 0; at < dim; at += kWidth) {
+        __builtin_prefetch(row + at, 0, 2);
+      }
+      for (uint64_t left = left_[item]; left; left &= left - 1) {
+        const int64_t n = __builtin_ctzll(left);
+        picked_[n * kPart + picks_[n]++] = item;
+      }
+    }
+  }
+
   // Adds those of some items of a chunk whose scores exceed a query's bound.
-  FOR_AVX512 void Score(int64_t n, int64_t start, const uint16_t* picked,
-                        int64_t count) {
+  FOR_AVX512 void Score(int64_t n, int64_t start) {
+    const int64_t count = picks_[n];
+    const uint16_t* picked = picked_.data() + n * kPart;
     uint64_t* best = best_.data() + n * room_;
     for (int64_t at = 0; at < count; at += kWidth) {
       const float* some[kWidth];
       for (int64_t i = 0; i < kWidth; ++i) {
         // The last of them again, where there are no more.
         some[i] = items + (start + picked[std::min(at + i, count - 1)]) * dim;
+        const float* next =
+            items + (start + picked[std::min(at + kWidth + i, count - 1)]) * dim;
+        for (int64_t n = 0; n < dim; n += kWidth) __builtin_prefetch(next + n);
       }
       Line scores;
       const __m512 x = ScoresOf(some, dim, queries + n * dim);
@@ -303,10 +324,12 @@ struct Search {
   }
 
   void Prune() {
+    // Tighter bounds save more, if less has to be done to find them.
+    const int64_t most = bytes == nullptr ? 2 * k : k + k / 2;
     // Those of queries that are not there too: what is not a number exceeds
     // every bound.
     for (int64_t n = 0; n < kPanel; ++n) {
-      if (sizes_[n] <= 2 * k) continue;
+      if (sizes_[n] <= most) continue;
       uint64_t* best = best_.data() + n * room_;
       std::nth_element(best, best + k - 1, best + sizes_[n],
                        std::greater<uint64_t>());
