@@ -73,6 +73,12 @@ def odd(rng, rows, dim):
     return x
 
 
+def as_floats(x):
+    """In float32, of which the largest may be infinite."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32)
+
+
 KINDS = (
     normal,
     decades,
@@ -103,7 +109,7 @@ def test_any_vectors_are_ranked_as_without_it(data):
     kinds = [data.draw(st.sampled_from(KINDS)) for _ in range(2)]
     scales = [data.draw(st.sampled_from([1, 1, 1e-20, 1e12])) for _ in range(2)]
     queries, items = (
-        (kind(rng, n, dim) * scale).astype(np.float32)
+        as_floats(kind(rng, n, dim) * scale)
         for kind, n, scale in zip(kinds, (rows, held), scales, strict=True)
     )
     count = data.draw(st.sampled_from([held, held - 5, 3, 0]))
@@ -135,39 +141,40 @@ def test_lists_are_those_of_float64(dim):
     assert (found == want).mean() > 0.999
 
 
-def opposed(rows):
-    """Every vector with its opposite: their mean is 0."""
-    return np.concatenate([rows, -rows])
+# Of the best, the scores of others: few come near, so that bytes decide, and
+# from the first chunk on there are enough to fill a list.
+OTHERS = np.linspace(0, 0.5, 4000)
+OTHERS[20:3000:60] = 0.999
+
+
+def assert_the_last_are_best(query, others, best, shift):
+    """Also where every vector is shifted, by what is none of its own."""
+    items = np.concatenate([others, best])
+    # With its opposite each: their mean is the shift.
+    items = np.concatenate([items, -items]) + shift
+    _, found = assert_same(query[None], items, len(best))
+    assert sorted(found[0]) == list(range(len(others), len(others) + len(best)))
 
 
 @pytest.mark.parametrize("shift", [0.0, 5.0])
 def test_what_bytes_of_a_query_do_not_say(shift):
     # Its entries but the first are too small for a byte: the best items score
     # by these alone, and bytes tell nothing of them.
-    dim, k = 64, 5
-    signs = np.where(np.arange(dim) % 3, 1.0, -1.0)
-    query = np.r_[127, 0.49 * signs[1:]]
-    best = np.tile(np.r_[0, signs[1:]], (k, 1))
-    others = np.zeros((4000, dim))
-    # Of nearly the same score.
-    others[:, 0] = query[1:] @ signs[1:] / 127 * np.linspace(0.9, 0.999, 4000)
-    items = opposed(np.concatenate([others, best])) + shift
-    _, found = assert_same(query[None], items, k)
-    assert sorted(found[0]) == list(range(4000, 4000 + k))
+    signs = np.where(np.arange(63) % 3, 1.0, -1.0)
+    query = np.r_[127, 0.49 * signs]
+    best = np.tile(np.r_[0, signs], (5, 1))
+    others = np.outer(OTHERS * 0.49 * 63 / 127, np.eye(64)[0])
+    assert_the_last_are_best(query, others, best, shift)
 
 
 @pytest.mark.parametrize("shift", [0.0, 5.0])
 def test_what_bytes_of_an_item_do_not_say(shift):
-    dim, k = 64, 5
-    signs = np.where(np.arange(dim) % 3, 1.0, -1.0)
-    query = np.r_[0, signs[1:]]
-    best = np.tile(np.r_[127, 0.49 * signs[1:]], (k, 1))
-    # These have bytes without a rest, all but the scale.
-    size = 0.49 * np.linspace(0.9, 0.999, 4000)[:, None]
-    others = np.concatenate([np.zeros((4000, 1)), size * signs[1:]], axis=1)
-    items = opposed(np.concatenate([others, best])) + shift * np.eye(dim)[0]
-    _, found = assert_same(query[None], items, k)
-    assert sorted(found[0]) == list(range(4000, 4000 + k))
+    # The same the other way round; and others have bytes that tell all.
+    signs = np.where(np.arange(63) % 3, 1.0, -1.0)
+    query = np.r_[0, signs]
+    best = np.tile(np.r_[127, 0.49 * signs], (5, 1))
+    others = np.outer(OTHERS * 0.49, query)
+    assert_the_last_are_best(query, others, best, shift * np.eye(64)[0])
 
 
 def test_of_equals_the_earlier_comes_first():

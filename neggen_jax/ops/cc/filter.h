@@ -183,7 +183,7 @@ struct Sieve {
   alignas(64) float rest[kPanel];
   alignas(64) float length[kPanel];
   alignas(64) float edge[kPanel];
-  // s and u . m.
+  // s and u . m. If s is not a number, no edge is one, and nothing filtered.
   double scale[kPanel], shift[kPanel];
 
   void Fill(const float* queries, int64_t rows, const Bytes& items) {
@@ -203,8 +203,7 @@ struct Sieve {
         }
       }
       scale[n] = x.scale;
-      // Not a number, if the scale is none: then nothing is filtered.
-      rest[n] = x.rest + 0 * x.scale;
+      rest[n] = x.rest;
       length[n] = x.length;
       for (int64_t at = 0; at < items.words; ++at) {
         uint32_t four;
