@@ -14,6 +14,7 @@
 #if NEGGEN_AVX512
 #include <immintrin.h>
 #define FOR_AVX512 __attribute__((target("avx512f")))
+#define FOR_VNNI __attribute__((target("avx512f,avx512vnni")))
 #endif
 
 namespace neggen {
@@ -22,6 +23,15 @@ namespace neggen {
 inline bool HasAvx512() {
 #if NEGGEN_AVX512
   return __builtin_cpu_supports("avx512f");
+#else
+  return false;
+#endif
+}
+
+// Whether it runs what is marked by `FOR_VNNI`: sums of products of bytes.
+inline bool HasVnni() {
+#if NEGGEN_AVX512
+  return HasAvx512() && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif

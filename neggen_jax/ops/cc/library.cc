@@ -131,4 +131,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_rank, neggen::Rank,
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::S32>>());
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Attr<bool>("filtered"));

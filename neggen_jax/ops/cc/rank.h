@@ -8,26 +8,16 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "avx512.h"
+#include "filter.h"
 #include "order.h"
+#include "panel.h"
 #include "parallel.h"
 
 namespace neggen {
-
-// A panel of queries goes through the items chunk by chunk. The scores of one
-// chunk are all that is ever held, and fit into a core's own cache: each is
-// computed, is compared with the bound of its query, and in all but a few cases
-// that is all. Threads share panels: many threads want many queries.
-constexpr int64_t kWidth = 16;
-constexpr int64_t kVectors = 4;
-constexpr int64_t kPanel = kVectors * kWidth;
-// Items whose scores are summed at once: as many as registers have room for.
-constexpr int64_t kAtOnce = 6;
-// Items whose greatest score is kept.
-constexpr int64_t kGroup = 2 * kAtOnce;
-constexpr int64_t kChunk = 256 * kGroup;
 
 // What a query must not be shown.
 struct Excluded {
@@ -64,63 +54,6 @@ struct Excluded {
 };
 
 #if NEGGEN_AVX512
-
-struct alignas(64) Line {
-  float at[kWidth];
-};
-
-// What a thread works in.
-struct Scratch {
-  std::vector<Line> panel, scores, most, rest;
-  std::vector<uint64_t> best;
-};
-
-// Of the queries of a panel `[dim][kPanel]`, scores of some items
-// `[kAtOnce][dim]`, which are added up in the order of the entries.
-FOR_AVX512 inline void Products(const float* items, int64_t dim,
-                                const float* panel, float* scores,
-                                __m512* most) {
-  __m512 sums[kAtOnce][kVectors];
-  for (auto& row : sums) {
-    for (auto& sum : row) sum = _mm512_setzero_ps();
-  }
-  for (int64_t at = 0; at < dim; ++at) {
-    __m512 queries[kVectors];
-    for (int64_t n = 0; n < kVectors; ++n) {
-      queries[n] = _mm512_load_ps(panel + at * kPanel + n * kWidth);
-    }
-    for (int64_t i = 0; i < kAtOnce; ++i) {
-      const __m512 entry = _mm512_set1_ps(items[i * dim + at]);
-      for (int64_t n = 0; n < kVectors; ++n) {
-        sums[i][n] = _mm512_fmadd_ps(entry, queries[n], sums[i][n]);
-      }
-    }
-  }
-  for (int64_t i = 0; i < kAtOnce; ++i) {
-    for (int64_t n = 0; n < kVectors; ++n) {
-      _mm512_store_ps(scores + i * kPanel + n * kWidth, sums[i][n]);
-      most[n] = _mm512_max_ps(sums[i][n], most[n]);
-    }
-  }
-}
-
-// Scores `[count][kPanel]` of `count` items, whole groups of them, and the
-// greatest of each group.
-FOR_AVX512 inline void Scores(const float* items, int64_t count, int64_t dim,
-                              const float* panel, float* scores, float* most) {
-  for (int64_t first = 0; first < count; first += kGroup) {
-    __m512 greatest[kVectors];
-    for (auto& x : greatest) {
-      x = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    }
-    for (int64_t n = first; n < first + kGroup; n += kAtOnce) {
-      Products(items + n * dim, dim, panel, scores + n * kPanel, greatest);
-    }
-    for (int64_t n = 0; n < kVectors; ++n) {
-      _mm512_store_ps(most + first / kGroup * kPanel + n * kWidth, greatest[n]);
-    }
-  }
-}
 
 // What `Key` makes of the bits of floats, and of keys: its own inverse.
 FOR_AVX512 inline __m512i Ordered(__m512i bits) {
@@ -187,39 +120,173 @@ FOR_AVX512 inline void Above(const float* scores, int64_t count,
   }
 }
 
-// The k best items of the queries of a panel, in whose place `rows` stand.
-inline void RankPanel(const float* queries, int64_t rows, int64_t first,
-                      const float* items, int64_t count, int64_t dim, int64_t k,
-                      const Excluded& excluded, float* values,
-                      int32_t* columns) {
-  constexpr float kNever = -std::numeric_limits<float>::infinity();
-  // Allocated once: new pages would take longer than what is done in them.
-  static thread_local Scratch scratch;
-  scratch.panel.resize(dim * kVectors);
-  scratch.scores.resize(kChunk * kVectors);
-  scratch.most.resize(kChunk / kGroup * kVectors);
-  scratch.rest.resize((kGroup * dim + kWidth - 1) / kWidth);
-  // Two k from before, and those of a chunk.
-  const int64_t room = kChunk + 2 * k;
-  scratch.best.resize(kPanel * room);
-  float* panel = scratch.panel[0].at;
-  float* scores = scratch.scores[0].at;
-  float* most = scratch.most[0].at;
-  int64_t sizes[kPanel] = {};
-  alignas(64) float bounds[kPanel];
-  for (int64_t n = 0; n < kPanel; ++n) {
-    // Nothing exceeds that of a query that is not there.
-    bounds[n] = n < rows ? kNever : -kNever;
-    for (int64_t at = 0; at < dim; ++at) {
-      panel[at * kPanel + n] = n < rows ? queries[n * dim + at] : 0.0f;
+// The search for the best items of a panel of queries, and what a thread holds
+// for it. That is kept: new pages would take longer than what is done in them.
+struct Search {
+  // Of one call; there may be no bytes.
+  const float* items;
+  int64_t count, dim, k;
+  const Excluded* excluded;
+  const Bytes* bytes;
+  // Of one panel: in whose place the first row stands, and how many do.
+  const float* queries;
+  int64_t first, rows;
+
+  void Run(float* values, int32_t* columns) {
+    Start();
+    for (int64_t start = 0; start < count; start += kChunk) {
+      const int64_t held = std::min(kChunk, count - start);
+      if (!FindFew(start, held)) FindAll(start, held);
+      Prune();
+    }
+    Write(values, columns);
+  }
+
+ private:
+  static constexpr float kNever = -std::numeric_limits<float>::infinity();
+  // Of all scores of a chunk, the share that takes as long by themselves.
+  static constexpr int64_t kShare = 8;
+  // Items whose vectors a core's own cache holds.
+  static constexpr int64_t kPart = kChunk / 2;
+
+  std::vector<Line> panel_, scores_, most_, rest_;
+  std::vector<uint64_t> best_, left_;
+  std::vector<uint16_t> picked_;
+  Sieve sieve_;
+  int64_t room_;
+  int64_t sizes_[kPanel], picks_[kPanel];
+  alignas(64) float bounds_[kPanel];
+
+  void Start() {
+    panel_.resize(dim * kVectors);
+    scores_.resize(kChunk * kVectors);
+    most_.resize(kChunk / kGroup * kVectors);
+    rest_.resize((kGroup * dim + kWidth - 1) / kWidth);
+    // Two k from before, and those of a chunk.
+    room_ = kChunk + 2 * k;
+    best_.resize(kPanel * room_);
+    float* panel = panel_[0].at;
+    for (int64_t n = 0; n < kPanel; ++n) {
+      sizes_[n] = 0;
+      bounds_[n] = kNever;
+      for (int64_t at = 0; at < dim; ++at) {
+        panel[at * kPanel + n] = n < rows ? queries[n * dim + at] : 0.0f;
+      }
+    }
+    LeaveOutNobody();
+    if (bytes == nullptr) return;
+    left_.resize(kChunk);
+    picked_.resize(kPanel * kPart);
+    sieve_.Fill(queries, rows, *bytes);
+  }
+
+  // Nothing exceeds the bound of a query that is not there.
+  void LeaveOutNobody() {
+    std::fill(bounds_ + rows, bounds_ + kPanel, -kNever);
+  }
+
+  // Computes what is left of a chunk when it has been filtered. If that is
+  // much, it does not, and returns false.
+  bool FindFew(int64_t start, int64_t held) {
+    const int64_t groups = held / kGroup;
+    if (bytes == nullptr || (start == 0 && groups < k)) return false;
+    int64_t whole = 0;
+    uint64_t* left = left_.data();
+    if (start == 0) {
+      float *upper = scores_[0].at, *most = most_[0].at;
+      whole = groups * kGroup;
+      Limits(*bytes, whole, sieve_, upper, most);
+      // Whether it is the greatest of its group nobody knows.
+      for (int64_t n = 0; n < rows; ++n) {
+        excluded->In(first + n, 0, whole, [&](int64_t item) {
+          most[item / kGroup * kPanel + n] = kNever;
+        });
+      }
+      Bounds(most, groups, k, bounds_);
+      sieve_.ToScores(rows, bounds_);
+      LeaveOutNobody();
+      sieve_.SetEdges(rows, bounds_);
+      Compare(upper, whole, sieve_, left);
+    } else {
+      sieve_.SetEdges(rows, bounds_);
+    }
+    Filter(*bytes, start + whole, held - whole, sieve_, left + whole);
+    for (int64_t n = 0; n < rows; ++n) {
+      excluded->In(first + n, start, held, [&](int64_t item) {
+        left[item] &= ~(uint64_t{1} << n);
+      });
+    }
+    if (!AreFew(held)) return false;
+    for (int64_t at = 0; at < held; at += kPart) {
+      Pick(start, at, std::min(at + kPart, held));
+      for (int64_t n = 0; n < rows; ++n) Score(n, start);
+    }
+    return true;
+  }
+
+  // Whether those that are left take less time by themselves.
+  FOR_AVX512 bool AreFew(int64_t held) {
+    const uint64_t all = ~uint64_t{0} >> (kPanel - rows);
+    int64_t count = 0;
+    for (int64_t item = 0; item < held; ++item) {
+      left_[item] &= all;
+      count += __builtin_popcountll(left_[item]);
+    }
+    return count * kShare <= rows * held;
+  }
+
+  // Makes a list of what each query has left of some items of a chunk.
+  void Pick(int64_t start, int64_t begin, int64_t end) {
+    std::fill(picks_, picks_ + kPanel, 0);
+    for (int64_t item = begin; item < end; ++item) {
+      if (left_[item] == 0) continue;
+      const float* row = items + (start + item) * dim;
+      for (int64_t at = 0; at < dim; at += kWidth) {
+        __builtin_prefetch(row + at, 0, 2);
+      }
+      for (uint64_t left = left_[item]; left; left &= left - 1) {
+        const int64_t n = __builtin_ctzll(left);
+        picked_[n * kPart + picks_[n]++] = item;
+      }
     }
   }
-  for (int64_t start = 0; start < count; start += kChunk) {
-    const int64_t held = std::min(kChunk, count - start);
+
+  // Adds those of some items of a chunk whose scores exceed a query's bound.
+  FOR_AVX512 void Score(int64_t n, int64_t start) {
+    const int64_t count = picks_[n];
+    const uint16_t* picked = picked_.data() + n * kPart;
+    uint64_t* best = best_.data() + n * room_;
+    for (int64_t at = 0; at < count; at += kWidth) {
+      const float* some[kWidth];
+      for (int64_t i = 0; i < kWidth; ++i) {
+        // The last of them again, where there are no more.
+        some[i] = items + (start + picked[std::min(at + i, count - 1)]) * dim;
+        const float* next =
+            items + (start + picked[std::min(at + kWidth + i, count - 1)]) * dim;
+        for (int64_t n = 0; n < dim; n += kWidth) __builtin_prefetch(next + n);
+      }
+      Line scores;
+      const __m512 x = ScoresOf(some, dim, queries + n * dim);
+      _mm512_store_ps(scores.at, x);
+      uint32_t above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(bounds_[n]),
+                                          _CMP_NLE_UQ);
+      if (count - at < kWidth) above &= (1u << (count - at)) - 1;
+      for (; above; above &= above - 1) {
+        const int64_t i = __builtin_ctz(above);
+        best[sizes_[n]++] =
+            Pack(Key(scores.at[i] + 0.0f), start + picked[at + i]);
+      }
+    }
+  }
+
+  // Computes all scores of a chunk.
+  void FindAll(int64_t start, int64_t held) {
+    float *scores = scores_[0].at, *most = most_[0].at;
+    const float* panel = panel_[0].at;
     const int64_t whole = held / kGroup * kGroup;
     Scores(items + start * dim, whole, dim, panel, scores, most);
     if (whole < held) {
-      float* rest = scratch.rest[0].at;
+      float* rest = rest_[0].at;
       std::fill(rest, rest + kGroup * dim, 0.0f);
       std::memcpy(rest, items + (start + whole) * dim,
                   (held - whole) * dim * sizeof(float));
@@ -227,54 +294,65 @@ inline void RankPanel(const float* queries, int64_t rows, int64_t first,
       Scores(rest, kGroup, dim, panel, scores + whole * kPanel, unused);
     }
     for (int64_t n = 0; n < rows; ++n) {
-      excluded.In(first + n, start, held, [&](int64_t item) {
+      excluded->In(first + n, start, held, [&](int64_t item) {
         scores[item * kPanel + n] = kNever;
       });
     }
-    const int64_t groups = whole / kGroup;
-    if (start == 0 && groups >= k) {
-      for (int64_t n = 0; n < rows; ++n) {
-        excluded.In(first + n, 0, whole, [&](int64_t item) {
-          const int64_t group = item / kGroup;
-          float greatest = kNever;
-          for (int64_t i = group * kGroup; i < (group + 1) * kGroup; ++i) {
-            greatest = std::max(greatest, scores[i * kPanel + n]);
-          }
-          most[group * kPanel + n] = greatest;
-        });
-      }
-      Bounds(most, groups, k, bounds);
-      std::fill(bounds + rows, bounds + kPanel, -kNever);
-    }
-    Above(scores, held, bounds, [&](int64_t item, int64_t n) {
+    if (start == 0 && whole / kGroup >= k) FirstBounds(whole);
+    Above(scores, held, bounds_, [&](int64_t item, int64_t n) {
       // Sums that are too small for a float may be -0, and are equal to 0.
-      scratch.best[n * room + sizes[n]++] =
+      best_[n * room_ + sizes_[n]++] =
           Pack(Key(scores[item * kPanel + n] + 0.0f), start + item);
     });
+  }
+
+  // From the greatest scores of the groups of the first chunk.
+  void FirstBounds(int64_t whole) {
+    float *scores = scores_[0].at, *most = most_[0].at;
+    for (int64_t n = 0; n < rows; ++n) {
+      excluded->In(first + n, 0, whole, [&](int64_t item) {
+        const int64_t group = item / kGroup;
+        float greatest = kNever;
+        for (int64_t i = group * kGroup; i < (group + 1) * kGroup; ++i) {
+          greatest = std::max(greatest, scores[i * kPanel + n]);
+        }
+        most[group * kPanel + n] = greatest;
+      });
+    }
+    Bounds(most, whole / kGroup, k, bounds_);
+    LeaveOutNobody();
+  }
+
+  void Prune() {
+    // Tighter bounds save more, if less has to be done to find them.
+    const int64_t most = bytes == nullptr ? 2 * k : k + k / 2;
     // Those of queries that are not there too: what is not a number exceeds
     // every bound.
     for (int64_t n = 0; n < kPanel; ++n) {
-      if (sizes[n] <= 2 * k) continue;
-      uint64_t* best = scratch.best.data() + n * room;
-      std::nth_element(best, best + k - 1, best + sizes[n],
+      if (sizes_[n] <= most) continue;
+      uint64_t* best = best_.data() + n * room_;
+      std::nth_element(best, best + k - 1, best + sizes_[n],
                        std::greater<uint64_t>());
-      sizes[n] = k;
+      sizes_[n] = k;
       // Later items have to be better: of equals the earlier stays.
-      bounds[n] = Value(best[k - 1]);
+      bounds_[n] = Value(best[k - 1]);
     }
   }
-  for (int64_t n = 0; n < rows; ++n) {
-    uint64_t* best = scratch.best.data() + n * room;
-    const int64_t found = std::min(k, sizes[n]);
-    std::partial_sort(best, best + found, best + sizes[n],
-                      std::greater<uint64_t>());
-    for (int64_t i = 0; i < k; ++i) {
-      values[n * k + i] = i < found ? Value(best[i]) : kNever;
-      columns[n * k + i] =
-          i < found ? static_cast<int32_t>(Column(best[i])) : -1;
+
+  void Write(float* values, int32_t* columns) {
+    for (int64_t n = 0; n < rows; ++n) {
+      uint64_t* best = best_.data() + n * room_;
+      const int64_t found = std::min(k, sizes_[n]);
+      std::partial_sort(best, best + found, best + sizes_[n],
+                        std::greater<uint64_t>());
+      for (int64_t i = 0; i < k; ++i) {
+        values[n * k + i] = i < found ? Value(best[i]) : kNever;
+        columns[n * k + i] =
+            i < found ? static_cast<int32_t>(Column(best[i])) : -1;
+      }
     }
   }
-}
+};
 
 #endif  // NEGGEN_AVX512
 
@@ -284,7 +362,7 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
                        ffi::Buffer<ffi::S32> excluded_items,
                        ffi::Buffer<ffi::S32> num_items,
                        ffi::ResultBuffer<ffi::F32> values,
-                       ffi::ResultBuffer<ffi::S32> columns) {
+                       ffi::ResultBuffer<ffi::S32> columns, bool filtered) {
 #if NEGGEN_AVX512
   const auto shape = queries.dimensions();
   const int64_t rows = shape[0], dim = shape[1];
@@ -299,14 +377,27 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
                                             items.dimensions()[0]);
   const Excluded excluded(excluded_queries.typed_data(),
                           excluded_items.typed_data(), pairs, rows, count);
+  const float* table = items.typed_data();
+  std::unique_ptr<const Bytes> bytes;
+  // Of fewer items there would be no bound.
+  if (filtered && HasVnni() && dim <= kWidest && count / kGroup >= k) {
+    bytes.reset(new Bytes(pool, table, count, dim));
+  }
   const int64_t panels = (rows + kPanel - 1) / kPanel;
   InParallel(pool, panels, 1, [&](int64_t begin, int64_t end) {
+    static thread_local Search search;
+    search.items = table;
+    search.count = count;
+    search.dim = dim;
+    search.k = k;
+    search.excluded = &excluded;
+    search.bytes = bytes.get();
     for (int64_t panel = begin; panel < end; ++panel) {
-      const int64_t first = panel * kPanel;
-      RankPanel(queries.typed_data() + first * dim,
-                std::min(kPanel, rows - first), first, items.typed_data(),
-                count, dim, k, excluded, values->typed_data() + first * k,
-                columns->typed_data() + first * k);
+      search.first = panel * kPanel;
+      search.rows = std::min(kPanel, rows - search.first);
+      search.queries = queries.typed_data() + search.first * dim;
+      search.Run(values->typed_data() + search.first * k,
+                 columns->typed_data() + search.first * k);
     }
   });
   return ffi::Error::Success();
