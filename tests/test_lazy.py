@@ -58,7 +58,8 @@ def alike(got, want):
             f"{encoder},{negatives}"
             for encoder in ("lightgcn", "freedom", "mci")
             for negatives in ("uniform", "dns", "mixgcf")
-        ],
+        ]
+        + ["mgcn,uniform"],
         "lightgcn,uniform",
         "freedom,dns",
         "mci,uniform",
@@ -81,7 +82,7 @@ def test_a_step_is_that_of_whole_products(argument, monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["lightgcn", "freedom", "mci"])
+@pytest.mark.parametrize("name", ["lightgcn", "freedom", "mci", "mgcn"])
 def test_a_part_of_several_tables_is_computed_once(name, one, monkeypatch):
     catalog = make_catalog()
     module = ENCODERS[name](sizes(catalog, one), dim=8)
@@ -105,8 +106,8 @@ def test_a_part_of_several_tables_is_computed_once(name, one, monkeypatch):
 
     monkeypatch.setattr(lazy, "multiply_rows", seen)
     rows = jax.jit(read)(variables)
-    # Users and items of the last layer, and the side view of MCI's users.
-    assert met == [ids.shape] * (3 if name == "mci" else 2)
+    # Users and items of the last layer, and the users' side view.
+    assert met == [ids.shape] * (3 if name in ("mci", "mgcn") else 2)
     monkeypatch.setattr(lazy, "multiply", whole := Counted())
     every = jax.jit(read, static_argnums=1)(variables, True)
     for got, want in zip(rows, every, strict=True):

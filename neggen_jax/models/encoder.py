@@ -21,7 +21,7 @@ from jax.extend.core import get_opaque_trace_state
 from neggen_jax.data.inputs import Inputs, Needs, Sizes
 from neggen_jax.data.new_items import NewItems
 from neggen_jax.models import lazy
-from neggen_jax.models.lazy import Lazy, Sum, Table
+from neggen_jax.models.lazy import Lazy, RowWise, Table
 from neggen_jax.ops.lookup import Spread, take
 
 Params = Mapping[str, Any]
@@ -81,14 +81,10 @@ class Encoded:
           table: as of `take`.
           ids: as of `take`; their first axes are of one size.
         """
-        if isinstance(table, Sum):
-            # What others read of a part of it is not computed again.
-            parts = [self.take_together(part, *ids) for part in table.parts]
-            return tuple(map(table.of, zip(*parts, strict=True)))
         if self.taken is None:
             return self._read(table, ids)
         leaves = jax.tree.leaves(table)
-        keys = [tuple(map(id, [*leaves, x])) for x in ids]
+        keys = [(type(table), *map(id, [*leaves, x])) for x in ids]
         # What is computed in a loop must not be read outside of it.
         now = get_opaque_trace_state(convention="flax")
         new = {
@@ -105,6 +101,10 @@ class Encoded:
     def _read(
         self, table: Table, ids: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, ...]:
+        if isinstance(table, RowWise):
+            # What others read of a part of it is not computed again.
+            read = [self.take_together(part, *ids) for part in table.parts]
+            return tuple(map(table.of, zip(*read, strict=True)))
         if len(ids) < 2:
             return tuple(self._rows(table, x) for x in ids)
         flat = [x.reshape(len(x), math.prod(x.shape[1:])) for x in ids]

@@ -6,6 +6,7 @@ losses read, the last one, the others are of no use, nor are their gradients.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterable
@@ -97,8 +98,52 @@ class Product(Lazy):
         return multiply_rows(self.graph, self.vectors, ids)
 
 
+class RowWise(Lazy):
+    """A table whose rows are made of the same rows of others.
+
+    Attributes:
+      parts: the others; the first is of its shape and dtype.
+    """
+
+    parts: tuple[Table, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the first part."""
+        height, width = self.parts[0].shape
+        return height, width
+
+    @property
+    def dtype(self) -> Any:
+        """That of the first part."""
+        return self.parts[0].dtype
+
+    def whole(self) -> jax.Array:
+        """All rows."""
+        made: jax.Array = whole(self)
+        return made
+
+    def in_float32(self) -> RowWise:
+        """Of parts in float32."""
+        made: RowWise = in_float32(self)
+        return made
+
+    def rows(self, ids: jax.Array) -> jax.Array:
+        """Some rows, of those of each part."""
+        made: jax.Array = self.of([part[ids] for part in self.parts])
+        return made
+
+    def of(self, parts: Iterable[Any]) -> Any:
+        """What it makes of the same rows of each part.
+
+        Args:
+          parts: rows, `[..., d]` of the same places.
+        """
+        raise NotImplementedError
+
+
 @flax.struct.dataclass
-class Sum(Lazy):
+class Sum(RowWise):
     """Tables of one shape, added up.
 
     Attributes:
@@ -109,37 +154,8 @@ class Sum(Lazy):
     parts: tuple[Table, ...]
     over: int = flax.struct.field(default=1, pytree_node=False)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """That of each."""
-        height, width = self.parts[0].shape
-        return height, width
-
-    @property
-    def dtype(self) -> Any:
-        """That of each."""
-        return self.parts[0].dtype
-
-    def whole(self) -> jax.Array:
-        """All rows."""
-        made: jax.Array = whole(self)
-        return made
-
-    def in_float32(self) -> Sum:
-        """Of parts in float32."""
-        made: Sum = in_float32(self)
-        return made
-
-    def rows(self, ids: jax.Array) -> jax.Array:
-        """Some rows of each, added up."""
-        return self.of([part[ids] for part in self.parts])
-
     def of(self, parts: Iterable[Any]) -> Any:
-        """What it makes of the same rows of each part.
-
-        Args:
-          parts: rows, arrays of one shape.
-        """
+        """Their sum, divided."""
         total = functools.reduce(operator.add, parts)
         return total if self.over == 1 else total / self.over
 
@@ -187,7 +203,9 @@ def in_float32(tree: Any) -> Any:
         return table.astype(jnp.float32)
 
     return _changed(
-        tree, change, lambda table, parts: Sum(tuple(parts), table.over)
+        tree,
+        change,
+        lambda table, parts: dataclasses.replace(table, parts=tuple(parts)),
     )
 
 
@@ -197,7 +215,7 @@ def _changed(tree: Any, change: Callable, join: Callable) -> Any:
 
     def new(table: Table) -> Any:
         if id(table) not in made:
-            if isinstance(table, Sum):
+            if isinstance(table, RowWise):
                 made[id(table)] = join(table, map(new, table.parts))
             else:
                 made[id(table)] = change(table)

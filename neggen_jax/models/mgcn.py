@@ -10,16 +10,19 @@ the views "side" and "content" aligns the two (eq. 16).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.models.lightgcn import propagate
+from neggen_jax.models.lazy import RowWise, Table, added, product
+from neggen_jax.models.lightgcn import layered, mean
 from neggen_jax.models.projected import Projection
 from neggen_jax.ops.sparse import Graph, multiply
 
@@ -67,72 +70,129 @@ class MGCN(Encoder):
         """Returns content + side; views hold the two apart."""
         check_form(self.form)
         ego = self.user_table(), self.item_table()
-        content = propagate(inputs.user_item, *ego, self.layers)
-        items, there = {}, {}
-        for name in sorted(self.modalities or inputs.features):
+        layers = layered(inputs.user_item, *ego, self.layers, product)
+        content = mean(layers)
+        names = tuple(sorted(self.modalities or inputs.features))
+        items = []
+        for name in names:
             matrix = inputs.features[name]
             project = Projection(self.dim, name=f"embed_{name}")
             embedded = project((matrix.values,)).whole()
-            items[name] = smoothed(
-                inputs.item_item[name],
-                purified(ego[1], embedded, matrix.present, f"gate_{name}"),
-                self.item_layers,
+            items.append(
+                smoothed(
+                    inputs.item_item[name],
+                    purified(ego[1], embedded, matrix.present, f"gate_{name}"),
+                    self.item_layers,
+                )
             )
-            there[name] = matrix.present
-        users = handed(inputs.user_item, items)
-        fuse = Fuser(self.form, name="fuser")
-        side = fuse(content[0], users, {}), fuse(content[1], items, there)
+        # Of all modalities in one product.
+        joined = jnp.concatenate(items, axis=1)
+        present = [inputs.features[name].present for name in names]
+        there = jnp.stack(present, axis=1).astype(joined.dtype)
+        fuse = Fuser(self.dim, names, self.form, name="fuser")()
+        side = (
+            fuse(content[0], product(inputs.user_item, joined)),
+            fuse(content[1], joined, there),
+        )
         return Encoded(
-            content[0] + side[0],
-            content[1] + side[1],
+            added((content[0], side[0])),
+            added((content[1], side[1])),
             {"ego": ego, "content": content, "side": side},
         )
 
 
-class Fuser(nn.Module):
+@flax.struct.dataclass
+class Fused(RowWise):
     """What modalities share, and what is their own, gated by behaviour.
 
     Attributes:
+      parts: behaviour `[n, d]`, all modalities side by side `[n, m d]`, and,
+        but where all have all of them, 1 or 0 for each that is there `[n, m]`.
+      weights: of `Fuser`.
+      names: the modalities.
       form: one of `FORMS`.
     """
 
-    form: str
+    parts: tuple[Table, ...]
+    weights: dict[str, dict[str, jax.Array]]
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    form: str = flax.struct.field(pytree_node=False)
 
-    @nn.compact
-    def __call__(
-        self, behaviour: jax.Array, sides: Sides, there: Mapping[str, jax.Array]
-    ) -> jax.Array:
-        """Fuses; parameters are those of users and items alike.
-
-        Args:
-          behaviour: `[n, d]`.
-          sides: modality -> `[n, d]`.
-          there: modality -> bool `[n]`; one that is not named is all there.
-
-        Returns:
-          `[n, d]`.
-        """
-        dim = behaviour.shape[1]
-        hidden = nn.Dense(dim, name="attend")
-        query = nn.Dense(1, use_bias=False, name="query")
+    def of(self, parts: Iterable[Any]) -> Any:
+        """Fuses the modalities of some rows, `[..., d]`."""
+        behaviour, joined, *rest = parts
+        split = jnp.split(joined, len(self.names), axis=-1)
+        sides = dict(zip(self.names, split, strict=True))
+        there = {}
+        if rest:
+            columns = jnp.moveaxis(rest[0] > 0, -1, 0)
+            there = dict(zip(self.names, columns, strict=True))
         logits = {
-            name: query(nn.tanh(hidden(side)))[:, 0]
+            name: self._dense("query", nn.tanh(self._dense("attend", side)))
             for name, side in sides.items()
         }
-        shares = attention(logits, there)
-        shared = sum(shares[name][:, None] * sides[name] for name in sides)
+        shares = attention({k: v[..., 0] for k, v in logits.items()}, there)
+        shared = sum(shares[name][..., None] * sides[name] for name in sides)
         own = jnp.zeros_like(behaviour)
         for name, side in sides.items():
-            prefers = nn.sigmoid(
-                nn.Dense(dim, name=f"prefer_{name}")(behaviour)
-            )
+            prefers = nn.sigmoid(self._dense(f"prefer_{name}", behaviour))
             apart = prefers * (side - shared)
             if name in there:
-                apart = jnp.where(there[name][:, None], apart, 0)
+                apart = jnp.where(there[name][..., None], apart, 0)
             own += apart
         if self.form == "released":
             return (shared + own) / (len(sides) + 1)
         return shared + own / len(sides)
+
+    def _dense(self, name: str, x: jax.Array) -> jax.Array:
+        layer = self.weights[name]
+        return x @ layer["kernel"] + layer.get("bias", 0)
+
+
+class Fuser(nn.Module):
+    """The parameters of `Fused`, those of users and items alike.
+
+    Attributes:
+      dim: d.
+      names: the modalities.
+      form: one of `FORMS`.
+    """
+
+    dim: int
+    names: tuple[str, ...]
+    form: str
+
+    @nn.compact
+    def __call__(self) -> Callable[..., Fused]:
+        """Returns what makes a table of the parts of one."""
+        weights = {
+            "attend": Layer(self.dim, name="attend")(self.dim),
+            "query": Layer(1, use_bias=False, name="query")(self.dim),
+        }
+        for name in (f"prefer_{name}" for name in self.names):
+            weights[name] = Layer(self.dim, name=name)(self.dim)
+        return lambda *parts: Fused(parts, weights, self.names, self.form)
+
+
+class Layer(nn.Module):
+    """The parameters of an `nn.Dense`, for rows that are not there yet.
+
+    Attributes:
+      features: that it makes.
+      use_bias: whether it has a bias.
+    """
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, width: int) -> dict[str, jax.Array]:
+        """Returns them, for inputs `[..., width]`."""
+        init = nn.initializers.lecun_normal(), nn.initializers.zeros_init()
+        out = {"kernel": self.param("kernel", init[0], (width, self.features))}
+        if self.use_bias:
+            out["bias"] = self.param("bias", init[1], (self.features,))
+        return out
 
 
 def check_form(form: str) -> None:
