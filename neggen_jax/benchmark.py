@@ -70,26 +70,30 @@ def write(size: str, directory: Path) -> None:
       InputError: for an unknown size, or for a directory with another dataset.
     """
     bazaar = of_size(size)
-    if not directory.exists():
+    made = directory / "catalog.json"
+    if not made.exists():
         with _new_process() as pool:
             pool.apply(_write, (bazaar, str(directory)))
         return
-    found = store.load(directory)
-    want = f"{bazaar.num_users} users, {bazaar.num_items} items"
-    held = f"{found.num_users} users, {found.num_items} items"
-    if held != want:
+    want, found = _source(bazaar), json.loads(made.read_text())["source"]
+    if found != want:
         raise InputError(
             "The dataset is not the catalogue that is to be timed.",
             where=str(directory),
             expected=f"{want}, as --size={size} has",
-            found=held,
+            found=found,
             fix="name a directory that is not there yet, and it is made",
         )
 
 
 def _write(bazaar: Bazaar, directory: str) -> None:
     catalog, _ = make(bazaar)
-    store.save(catalog, directory, source={"source": "bazaar"})
+    store.save(catalog, directory, source=_source(bazaar))
+
+
+def _source(bazaar: Bazaar) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(bazaar)))
+    return {"source": "bazaar", **told}
 
 
 def _new_process() -> Any:

@@ -54,14 +54,15 @@ def slope(mapped, shares, heads, g, along):
     return (far - near) / (2 * step)
 
 
-# Tokens, rows, versions of each, d, h: heads of 1, 4, 8 and 16 entries, which
-# the kernel has, and of 32 and 5, which it has not.
+# Tokens, rows, versions of each, d, h: heads of 1, 2, 4, 8 and 16 entries,
+# which the kernel has, and of 32 and 5, which it has not.
 SHAPES = [
     (1, 1, 1, 16, 16),
     (2, 300, 2, 64, 8),
     (3, 5, 1, 32, 8),
     (8, 4, 3, 48, 3),
     (2, 9, 2, 64, 2),
+    (2, 9, 1, 32, 16),
     (2, 9, 1, 10, 2),
     (9, 3, 1, 16, 2),
 ]
@@ -110,7 +111,7 @@ def test_nothing_attends_to_what_is_not_there(alone):
         return (out * out).sum(), out
 
     (_, out), gradient = jax.value_and_grad(total, has_aux=True)(mapped)
-    other = attend(np.where(absent, 1e9, mapped), shares, 4)
+    other = attend(np.where(absent, np.nan, mapped), shares, 4)
     np.testing.assert_array_equal(out, other)
     assert not np.asarray(out)[none].any()
     assert not np.asarray(gradient)[absent].any()
@@ -120,14 +121,15 @@ def test_nothing_attends_to_what_is_not_there(alone):
 @pytest.mark.usefixtures("alone")
 def test_what_is_no_number_stays_none():
     mapped, _ = make(np.random.default_rng(0), 2, 3, 1, 16)
-    # In a query, a key and a value, each of another row.
-    mapped[0, 0, 0, 3] = mapped[1, 1, 0, 20] = mapped[1, 2, 0, 40] = np.nan
+    # In a query, a key and a value, each of another row, with any bits.
+    odd = np.uint32(0x7FC00055).view(np.float32)
+    mapped[0, 0, 0, 3] = mapped[1, 1, 0, 20] = mapped[1, 2, 0, 40] = odd
     out = attend(mapped, np.full((2, 3), 0.5, np.float32), 4)
     assert np.isnan(out).any(axis=-1).all()
 
 
 @needs_compiler
-def test_any_number_of_threads_gives_the_same(monkeypatch):
+def test_a_row_does_not_depend_on_others(monkeypatch):
     monkeypatch.setattr(native, "alone", lambda: True)
     mapped, shares = make(np.random.default_rng(1), 2, 700, 2, 64)
     # Rows of one part, and in their places among many.

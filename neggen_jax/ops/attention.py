@@ -4,7 +4,7 @@ Multi-head scaled dot-product attention (Vaswani et al., 2017). As it is
 usually computed, these are very many products of tiny matrices, over which
 CPUs take several times as long: XLA multiplies all entries of a pair of
 tokens, and adds them up head by head; on one CPU a kernel reads every token
-once (`cc/attend.h`).
+once (`cc/attend.h`), and there is no forward-mode derivative.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def attend(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
     inner = mapped.shape[1:-1]
     flat = mapped.reshape(len(mapped), -1, 3 * dim)
     of = _natively if native.attends(flat, heads) else _by_xla
-    mean: jax.Array = of(flat, jax.lax.stop_gradient(shares), heads)
+    shares = jax.lax.stop_gradient(shares).astype(jnp.float32)
+    mean: jax.Array = of(flat, shares, heads)
     return mean.reshape(*inner, dim)
 
 
@@ -74,11 +75,13 @@ _natively.defvjp(_forward, _backward)
 
 def _by_xla(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
     """`attend` of tokens `[m, N, 3 d]`, in any XLA."""
+    # Of each row, as many have their shares in common as there are.
+    each = mapped.shape[1] // max(shares.shape[1], 1)
+    shares = jnp.repeat(shares, each, axis=1)[..., None].astype(mapped.dtype)
+    # Whatever is not there, even what is no number, counts for nothing.
+    mapped = jnp.where(shares > 0, mapped, 0)
     queries, keys, values = jnp.split(mapped, 3, axis=-1)
     width = queries.shape[-1] // heads
-    # Of each row, as many have their shares in common as there are.
-    each = queries.shape[1] // max(shares.shape[1], 1)
-    shares = jnp.repeat(shares, each, axis=1)[..., None]
     # Which entries are of which head, `[d, h]`.
     of_head = np.repeat(np.eye(heads, dtype=mapped.dtype), width, axis=0)
     mean = jnp.zeros(())

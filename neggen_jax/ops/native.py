@@ -305,14 +305,16 @@ def denoise(
     flat = noisy.reshape(-1, noisy.shape[-1])
     like = jax.ShapeDtypeStruct(flat.shape, jnp.float32)
     call = jax.ffi.ffi_call("neggen_denoise", like, vmap_method="sequential")
-    made: jax.Array = call(flat, *layers, jnp.array(weights), *drives)
+    by = jnp.array(weights, jnp.float32)
+    batch = np.int64(noisy.shape[-2])
+    made: jax.Array = call(flat, *layers, by, *drives, batch=batch)
     return made.reshape(noisy.shape)
 
 
 def exps(
     anchors: jax.Array, others: jax.Array, bound: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Exponentials of inner products, on one device that `has_avx512`.
+    """Exponentials of inner products, where `exponentiates`.
 
     Args:
       anchors: float32 `[n, d]`.
@@ -393,6 +395,15 @@ def projects(tables: tuple[jax.Array, ...], kernel: jax.Array) -> bool:
         and all(x.dtype in (jnp.float32, jnp.bfloat16) for x in tables)
         and kernel.dtype == jnp.float32
         and len(tables[0]) > 0
+    )
+
+
+def exponentiates(anchors: jax.Array, others: jax.Array) -> bool:
+    """Whether there is one device, and it has `exps` for such vectors."""
+    return (
+        alone()
+        and has_avx512()
+        and anchors.dtype == others.dtype == jnp.float32
     )
 
 

@@ -13,8 +13,8 @@ namespace neggen {
 
 // A head is some neighbouring lanes of a vector. What it has one of, such as a
 // logit, all its lanes have, so that nothing is ever taken apart.
-typedef float Heads __attribute__((vector_size(64), aligned(4)));
-typedef int32_t Bits __attribute__((vector_size(64), aligned(4)));
+typedef float Heads __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int64_t kOfHeads = sizeof(Heads) / sizeof(float);
 // Of what is held at once.
 constexpr int64_t kTokens = 8;
@@ -54,7 +54,10 @@ constexpr int64_t kTokens = 8;
     const Heads sum =                                                        \
         1.0f + rest * (1.0f + rest * (0.5f + rest * (1.0f / 6 + rest *       \
         (1.0f / 24 + rest * (1.0f / 120 + rest * (1.0f / 720))))));          \
-    v = (Heads)((Bits)sum + (((Bits)power - (Bits)shift) << 23));            \
+    const Heads found =                                                      \
+        (Heads)((Bits)sum + (((Bits)power - (Bits)shift) << 23));            \
+    /* Bits of what is not a number might come out as one. */                \
+    v = v == v ? found : v;                                                  \
   } while (0)
 
 // Which tokens of a row count, and how much each of them.

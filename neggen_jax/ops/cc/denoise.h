@@ -92,22 +92,19 @@ inline ffi::Error Denoise(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> noisy,
                           ffi::Buffer<ffi::F32> bias,
                           ffi::Buffer<ffi::F32> weights,
                           ffi::RemainingArgs drives,
-                          ffi::ResultBuffer<ffi::F32> out) {
+                          ffi::ResultBuffer<ffi::F32> out, int64_t batch) {
 #if NEGGEN_AVX512
   const int64_t rows = noisy.dimensions()[0], dim = noisy.dimensions()[1];
   const int64_t width = shift.element_count();
   const Layers by{first.typed_data(), shift.typed_data(), last.typed_data(),
                   bias.typed_data(), dim, width};
   std::vector<const float*> from;
-  int64_t batch = 0;
   for (size_t n = 0; n < drives.size(); ++n) {
     auto drive = drives.get<ffi::Buffer<ffi::F32>>(n);
     if (!drive) return drive.error();
-    const int64_t held = drive->element_count() / width;
-    if (n > 0 && held != batch) {
+    if (drive->element_count() != static_cast<size_t>(batch * width)) {
       return ffi::Error::InvalidArgument("conditions do not agree");
     }
-    batch = held;
     from.push_back(drive->typed_data());
   }
   const size_t size = dim * width;

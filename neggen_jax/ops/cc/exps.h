@@ -21,8 +21,12 @@ constexpr int64_t kParts = 4;
 constexpr int64_t kPart = 16;
 constexpr int64_t kOthers = kParts * kPart;
 
-// e^x of what is at most 0, by Taylor's series around the nearest power of 2.
+// e^x by Taylor's series around the nearest power of 2; what is too large or
+// too small for a float is infinite, or 0.
 FOR_AVX512 inline __m512 Exponential(__m512 x) {
+  // Of two, the latter is taken if one is not a number.
+  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);
+  x = _mm512_min_ps(_mm512_set1_ps(89.0f), x);
   const __m512 power = _mm512_roundscale_ps(
       _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
   __m512 rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(0.693359375f), x);

@@ -10,7 +10,7 @@
 #include "rank.h"
 #include "top_k.h"
 
-// Whether ranking and projection may be called on this processor.
+// Whether kernels for AVX-512 may be called on this processor.
 extern "C" bool neggen_has_avx512() { return neggen::HasAvx512(); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_adam, neggen::Adam,
@@ -54,7 +54,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_denoise, neggen::Denoise,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingArgs()
-                                  .Ret<ffi::Buffer<ffi::F32>>());
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("batch"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_exps, neggen::Exps,
                               ffi::Ffi::Bind()
