@@ -1,15 +1,15 @@
 """Kernels in C++ for CPU.
 
 XLA's own forms of these run on one thread there, or write down what is read
-once and forgotten. Its top-k keeps a heap for
-every row, and takes seven times what the scores take that it looks at; where
-the processor has AVX-512, `rank` computes and compares scores in one go, and
-none leaves the cache, `project` multiplies rows of wide tables where they
-lie, and `exps` and `denoise` go on with products as soon as they are there.
-Its sparse product takes twice as long as this one on two cores; and Adam
-(`ops/adam.py`) is many passes over all parameters. Nothing depends on these
-kernels: where there is no C++ compiler, XLA's are used, which give the same,
-`multiply` and `top_k` to the last bit and the others up to rounding.
+once and forgotten. Its top-k keeps a heap for every row, and takes seven times
+what the scores take that it looks at; where the processor has AVX-512, `rank`
+computes and compares scores in one go, and none leaves the cache (with VNNI
+most are ruled out by products of bytes), `project` multiplies rows of wide
+tables where they lie, and `exps` and `denoise` go on with products as soon as
+they are there. Its sparse product takes twice as long as this one on two cores;
+and Adam (`ops/adam.py`) is many passes over all parameters. Nothing depends on
+these kernels: where there is no C++ compiler, XLA's are used, which give the
+same, `multiply` and `top_k` to the last bit and the others up to rounding.
 `ops/library.py` compiles them.
 """
 

@@ -11,12 +11,11 @@
 //   u . v = u . m + s t (q . p) + s e . w + s q . t f,
 //
 // and by Cauchy and Schwarz the last two are at most s (|e| |w| + |q| t |f|).
-// All is divided by s, so that a sum of bytes takes a multiplication by t and
-// an addition of slack to be compared with what is the query's alone. To the
-// slack is added what sums in float32 may be wrong by: d 2^-24 |u| |v| is the
-// most that a score is, and twice that is taken (`Share`), which has room for
-// the few operations here. It does not grow with m where that is 0; where all
-// vectors share a direction, m takes it off what is rounded to bytes.
+// With m the mean of the items, what they share takes no room in bytes. All is
+// divided by s: then a sum of bytes, times t and with its slack, is compared
+// with what is the query's alone. In the slack is also what float32 makes of
+// u . v, which is wrong by d 2^-24 |u| |v| at most; `Share` has twice that, and
+// room for the few operations here.
 
 #ifndef NEGGEN_JAX_OPS_CC_FILTER_H_
 #define NEGGEN_JAX_OPS_CC_FILTER_H_
@@ -42,7 +41,8 @@ constexpr int64_t kWidest = 1 << 15;
 // Vectors with entries past these have no bytes, and their scores are always
 // computed: squares and products of all others are finite.
 constexpr float kLargest = 0x1p32f;
-// Less is as good as nothing, and what processors take for 0 is less still.
+// No vector has bytes of less than this has. Then `kFloor` of slack is more
+// than what is lost where processors take the smallest numbers for 0.
 constexpr float kLeast = 0x1p-32f;
 constexpr float kFloor = 0x1p-40f;
 
@@ -53,8 +53,8 @@ inline float Share(int64_t dim) { return (dim + 32) * 0x1p-23f; }
 struct Rounded {
   // Of one byte; not a number if the vector has no bytes.
   float scale;
-  // Lengths, in this unit: at least that of the vector, and of what is left
-  // of it; and of the bytes.
+  // Lengths in this unit, or a little more: of the vector, of what bytes leave
+  // of it, and of the bytes.
   float whole, rest, length;
   // Of the bytes.
   int32_t sum;
@@ -75,6 +75,10 @@ FOR_AVX512 inline Rounded Round(const float* vector, const float* centre,
                       _mm512_maskz_loadu_ps(some(at), centre + at)));
     beyond |= _mm512_cmp_ps_mask(x, _mm512_set1_ps(kLargest), _CMP_NLE_UQ);
     most = _mm512_max_ps(most, x);
+  }
+  if (beyond) {
+    std::memset(bytes, 0, dim);
+    return {std::numeric_limits<float>::quiet_NaN(), 0, 0, 0, 0};
   }
   const float scale = _mm512_reduce_max_ps(most) / 127;
   const __m512 inverse = _mm512_set1_ps(1 / scale);
@@ -99,8 +103,7 @@ FOR_AVX512 inline Rounded Round(const float* vector, const float* centre,
     return std::sqrt(squares) * (1 + 0x1p-10f) +
            std::sqrt(static_cast<float>(dim)) * 0x1p-14f;
   };
-  return {beyond ? std::numeric_limits<float>::quiet_NaN() : scale,
-          no_less(_mm512_reduce_add_ps(whole)),
+  return {scale, no_less(_mm512_reduce_add_ps(whole)),
           no_less(_mm512_reduce_add_ps(rest)),
           no_less(_mm512_reduce_add_ps(length)), _mm512_reduce_add_epi32(sum)};
 }
