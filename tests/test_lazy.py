@@ -113,3 +113,15 @@ def test_a_part_of_several_tables_is_computed_once(name, one, monkeypatch):
     for got, want in zip(rows, every, strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
     assert whole.calls == len(met)
+
+
+def test_what_wants_an_array_gets_it(one):
+    pairs = np.array([0, 2, 2]), np.array([1, 0, 1])
+    graph = sparse.make_graph(pairs, np.arange(1.0, 4.0), (3, 2), one)
+    table = lazy.added((jnp.ones((3, 4)), lazy.Product(graph, np.ones((2, 4)))))
+    want = np.array([2.0, 1.0, 6.0])[:, None] * np.ones(4)
+    np.testing.assert_array_equal(table, want)
+    np.testing.assert_array_equal(list(table), want)
+    np.testing.assert_array_equal(table[1:], want[1:])
+    assert table.shape == np.shape(want)
+    assert len(table) == 3

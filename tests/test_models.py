@@ -229,7 +229,7 @@ def test_activations_keep_the_dtype_of_the_parameters(name, catalog, one):
 
     def run(key):
         params = nn.unbox(module.init(key, inputs)["params"])
-        return module.apply({"params": half(params)}, inputs)
+        return module.apply({"params": half(params)}, inputs).whole()
 
     encoded = jax.eval_shape(run, jax.random.key(0))
     assert {x.dtype.name for x in jax.tree.leaves(encoded)} == {"bfloat16"}

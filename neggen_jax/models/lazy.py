@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from neggen_jax.ops.sparse import Graph, multiply, multiply_rows, picks
 
@@ -58,6 +59,13 @@ class Lazy:
         if isinstance(ids, slice):
             return self.whole()[ids]
         return self.rows(ids)
+
+    # Row by row, as of a sequence, it would have no end.
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter(self.whole())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.asarray(self.whole(), dtype)
 
 
 Table: TypeAlias = jax.Array | Lazy
