@@ -190,7 +190,7 @@ class Attached:
     def extend(self, params: Variables, encoded: Encoded) -> Encoded:
         """Embeddings to rank with: NegGen adds its causal effects to items."""
         out: Any = self.objective.apply(
-            {"params": params}, encoded, self.inputs, method="extend"
+            {"params": params}, encoded.whole(), self.inputs, method="extend"
         )
         return out
 

@@ -75,7 +75,11 @@ def write(size: str, directory: Path) -> None:
         with _new_process() as pool:
             pool.apply(_write, (bazaar, str(directory)))
         return
-    want, found = _source(bazaar), json.loads(made.read_text())["source"]
+    want = _source(bazaar)
+    try:
+        found = json.loads(made.read_text())["source"]
+    except (ValueError, KeyError, TypeError) as error:
+        found = first_line(error)
     if found != want:
         raise InputError(
             "The dataset is not the catalogue that is to be timed.",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from neggen_jax.ops import native
 
 pytestmark = pytest.mark.skipif(
-    not native.has_avx512(), reason="there is no AVX-512, or no compiler"
+    not native.has_vnni(), reason="there is no AVX-512 VNNI, or no compiler"
 )
 rank = jax.jit(native.rank, static_argnums=(4, 5))
 

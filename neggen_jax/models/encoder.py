@@ -83,8 +83,8 @@ class Encoded:
         """
         if self.taken is None:
             return self._read(table, ids)
-        leaves = jax.tree.leaves(table)
-        keys = [(type(table), *map(id, [*leaves, x])) for x in ids]
+        leaves, tree = jax.tree.flatten(table)
+        keys = [(tree, *map(id, [*leaves, x])) for x in ids]
         # What is computed in a loop must not be read outside of it.
         now = get_opaque_trace_state(convention="flax")
         new = {

@@ -56,9 +56,10 @@ class Lazy:
         return self.shape[0]
 
     def __getitem__(self, ids: Any) -> jax.Array:
-        if isinstance(ids, slice):
+        some = jnp.asarray(ids) if not isinstance(ids, slice) else None
+        if some is None or not jnp.issubdtype(some.dtype, jnp.integer):
             return self.whole()[ids]
-        return self.rows(ids)
+        return self.rows(some)
 
     # Row by row, as of a sequence, it would have no end.
     def __iter__(self) -> Iterator[jax.Array]:
@@ -66,6 +67,18 @@ class Lazy:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return np.asarray(self.whole(), dtype)
+
+    # Whoever takes it for an array is given one.
+    def __jax_array__(self) -> jax.Array:
+        return self.whole()
+
+    def __matmul__(self, other: Any) -> jax.Array:
+        return self.whole() @ jnp.asarray(other)
+
+    @property
+    def T(self) -> jax.Array:
+        """All rows, transposed."""
+        return self.whole().T
 
 
 Table: TypeAlias = jax.Array | Lazy
@@ -86,7 +99,8 @@ class Product(Lazy):
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, and the width of each."""
-        return self.graph.forward.height, self.vectors.shape[1]
+        rows = self.graph.forward
+        return rows.height * len(rows.columns), self.vectors.shape[1]
 
     @property
     def dtype(self) -> Any:

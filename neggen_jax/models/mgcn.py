@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from neggen_jax.data.inputs import Inputs, ItemGraph, Needs
 from neggen_jax.errors import InputError
 from neggen_jax.models.encoder import Encoded, Encoder
-from neggen_jax.models.lazy import RowWise, Table, added, product
+from neggen_jax.models.lazy import Lazy, RowWise, Table, added, product
 from neggen_jax.models.lightgcn import layered, mean
 from neggen_jax.models.projected import Projection
 from neggen_jax.ops.sparse import Graph, multiply
@@ -163,15 +163,25 @@ class Fuser(nn.Module):
     form: str
 
     @nn.compact
-    def __call__(self) -> Callable[..., Fused]:
-        """Returns what makes a table of the parts of one."""
+    def __call__(self) -> Callable[..., Table]:
+        """Returns what makes a table of the parts of one.
+
+        An array of arrays alone.
+        """
         weights = {
             "attend": Layer(self.dim, name="attend")(self.dim),
             "query": Layer(1, use_bias=False, name="query")(self.dim),
         }
-        for name in (f"prefer_{name}" for name in self.names):
+        for modality in self.names:
+            name = f"prefer_{modality}"
             weights[name] = Layer(self.dim, name=name)(self.dim)
-        return lambda *parts: Fused(parts, weights, self.names, self.form)
+
+        def fuse(*parts: Table) -> Table:
+            made = Fused(parts, weights, self.names, self.form)
+            some = any(isinstance(part, Lazy) for part in parts)
+            return made if some else made.whole()
+
+        return fuse
 
 
 class Layer(nn.Module):
@@ -247,11 +257,11 @@ def attention(
     """Softmax over those modalities that a row has.
 
     Args:
-      logits: modality -> `[n]`.
-      there: modality -> bool `[n]`; one that is not named is all there.
+      logits: modality -> `[...]`.
+      there: modality -> bool `[...]`; one that is not named is all there.
 
     Returns:
-      Modality -> `[n]`; of a row without any, all alike.
+      Modality -> `[...]`; of a row without any, all alike.
     """
     masked = [
         jnp.where(there[name], value, jnp.finfo(value.dtype).min)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from neggen_jax.data.inputs import Inputs, Needs
-from neggen_jax.models.encoder import Encoded, Table
+from neggen_jax.models.encoder import Encoded
+from neggen_jax.models.lazy import Table
 from neggen_jax.negatives.hard import candidates, pick, scores
 from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 

@@ -75,6 +75,7 @@ def load() -> ctypes.CDLL | None:
         )
         return None
     library.neggen_has_avx512.restype = ctypes.c_bool
+    library.neggen_has_vnni.restype = ctypes.c_bool
     for name in KERNELS:
         made = jax.ffi.pycapsule(getattr(library, f"neggen_{name}"))
         jax.ffi.register_ffi_target(f"neggen_{name}", made, platform="cpu")

@@ -440,6 +440,12 @@ def has_avx512() -> bool:
     return library is not None and bool(library.neggen_has_avx512())
 
 
+def has_vnni() -> bool:
+    """Whether this processor has products of bytes for `rank`."""
+    library = load()
+    return library is not None and bool(library.neggen_has_vnni())
+
+
 def available() -> bool:
     """Whether the kernels are there; compiles them if they can be."""
     return load() is not None

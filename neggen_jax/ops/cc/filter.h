@@ -38,11 +38,11 @@ namespace neggen {
 
 // Entries of which sums of bytes have room in 32 bits.
 constexpr int64_t kWidest = 1 << 15;
-// Vectors with entries past these have no bytes, and their scores are always
-// computed: squares and products of all others are finite.
+// Vectors with entries past these, less the centre's, have no bytes, and their
+// scores are always computed: squares and products of all others are finite.
 constexpr float kLargest = 0x1p32f;
-// No vector has bytes of less than this has. Then `kFloor` of slack is more
-// than what is lost where processors take the smallest numbers for 0.
+// Scales are at least a 127th of this. Then `kFloor` of slack is more than what
+// is lost where processors take the smallest numbers for 0.
 constexpr float kLeast = 0x1p-32f;
 constexpr float kFloor = 0x1p-40f;
 

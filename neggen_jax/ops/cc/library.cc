@@ -13,6 +13,9 @@
 // Whether kernels for AVX-512 may be called on this processor.
 extern "C" bool neggen_has_avx512() { return neggen::HasAvx512(); }
 
+// Whether ranking rules out scores by products of bytes on it.
+extern "C" bool neggen_has_vnni() { return neggen::HasVnni(); }
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_adam, neggen::Adam,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()

@@ -173,7 +173,7 @@ struct Search {
         panel[at * kPanel + n] = n < rows ? queries[n * dim + at] : 0.0f;
       }
     }
-    LeaveOutNobody();
+    CloseEmptyPlaces();
     if (bytes == nullptr) return;
     left_.resize(kChunk);
     picked_.resize(kPanel * kPart);
@@ -181,7 +181,7 @@ struct Search {
   }
 
   // Nothing exceeds the bound of a query that is not there.
-  void LeaveOutNobody() {
+  void CloseEmptyPlaces() {
     std::fill(bounds_ + rows, bounds_ + kPanel, -kNever);
   }
 
@@ -204,7 +204,7 @@ struct Search {
       }
       Bounds(most, groups, k, bounds_);
       sieve_.ToScores(rows, bounds_);
-      LeaveOutNobody();
+      CloseEmptyPlaces();
       sieve_.SetEdges(rows, bounds_);
       Compare(upper, whole, sieve_, left);
     } else {
@@ -320,7 +320,7 @@ struct Search {
       });
     }
     Bounds(most, whole / kGroup, k, bounds_);
-    LeaveOutNobody();
+    CloseEmptyPlaces();
   }
 
   void Prune() {
