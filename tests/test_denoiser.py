@@ -18,9 +18,9 @@ import pytest
 
 from neggen_jax.models.denoiser import Conditions, Denoiser
 from neggen_jax.negatives.difficulty import Level, ladder
-from neggen_jax.negatives.diffusion import Rows, dropped, generate
+from neggen_jax.negatives.diffusion import Rows, dropped
+from neggen_jax.negatives.draw import generate
 from neggen_jax.negatives.process import TARGETS, Process, distance
-from neggen_jax.ops import native
 
 DIM, ROWS = 8, 7
 WIDTHS = {"text": 5, "image": 3, "audio": 4}
@@ -182,74 +182,6 @@ def test_guidance_weights_outputs(names, hidden):
                 ),
             )
             np.testing.assert_allclose(got[sample], want, **EXACT)
-
-
-@pytest.mark.skipif(not native.has_avx512(), reason="there is no AVX-512")
-@pytest.mark.parametrize("hidden", [64, 128, 0, 16])
-@pytest.mark.parametrize("count", [1, 7, 200])
-def test_predictions_by_the_kernel(count, hidden, monkeypatch):
-    """Those of the module; by XLA where the kernel has no such layers."""
-    rng = np.random.default_rng(count)
-    denoiser = Denoiser(64, (), 5, hidden)
-    # Far out, too, where GELU is 0 or the identity.
-    noisy, time = rng.normal(size=(2, count, 64)), rng.normal(size=hidden or 64)
-    drives = 4 * rng.normal(size=(3, count, hidden or 64)) ** 3
-    far = -1e15, -1e6, -200, -20, 20, 1e3, 1e6, 1e12
-    for row, value in enumerate(far[:count]):
-        drives[:, row, 5] = value
-    given = [np.float32(x) for x in (noisy, time)]
-    given.append(tuple(np.float32(drives)))
-    given.append((0.5, -0.7, 1.2))
-
-    def beginning(module):
-        return module.times(), module(*given)
-
-    variables = denoiser.init(jax.random.key(0), method=beginning)
-    variables = jax.tree.map(
-        lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-        variables,
-    )
-    monkeypatch.setattr(native, "alone", lambda: True)
-    assert native.denoises(given[0], hidden) == (hidden % 64 == 0 < hidden)
-    got = jax.jit(
-        lambda x: denoiser.apply(variables, x, *given[1:], method="predict")
-    )(given[0])
-    layers = jax.tree.map(np.float64, variables["params"])
-    base = noisy @ layers["from_noisy"]["kernel"]
-    base += layers["from_noisy"]["bias"] + time
-    act = gelu if hidden else lambda x: x
-    want = sum(
-        w * act(base + drive) for w, drive in zip(given[3], drives, strict=True)
-    )
-    if hidden:
-        want = want @ layers["head"]["kernel"] + layers["head"]["bias"]
-    bound = 4e-6 * (1 + np.abs(want).max(axis=-1, keepdims=True))
-    assert (np.abs(got - want) < bound).all()
-
-
-@pytest.mark.skipif(not native.has_avx512(), reason="there is no AVX-512")
-def test_predictions_elsewhere_do_without_the_kernel(monkeypatch):
-    monkeypatch.setattr(native, "alone", lambda: True)
-    denoiser = Denoiser(64, (), 5, 64)
-    given = jnp.ones((2, 3, 64)), jnp.ones(64), (jnp.ones((3, 64)),)
-
-    def predict(noisy):
-        variables = denoiser.init(
-            jax.random.key(0),
-            method=lambda module: (module.times(), module(*given)),
-        )
-        rest = given[1:]
-        return denoiser.apply(variables, noisy, *rest, method="predict")
-
-    text = {
-        platform: jax.jit(predict)
-        .trace(given[0])
-        .lower(lowering_platforms=(platform,))
-        .as_text()
-        for platform in ("cpu", "tpu")
-    }
-    assert "neggen_denoise" in text["cpu"]
-    assert "neggen" not in text["tpu"]
 
 
 @modalities

@@ -7,9 +7,7 @@ dropped or missing is replaced by a vector that is learned for it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -17,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neggen_jax.ops import native, wide
+from neggen_jax.ops import wide
 
 # Sinusoids are made for steps of a process of this length, so that few steps
 # lie as far apart as many.
@@ -159,44 +157,17 @@ class Denoiser(nn.Module):
             total += weight * (nn.gelu(unit) if self.head else unit)
         return self.head(total) if self.head else total
 
-    def predict(
-        self,
-        noisy: jax.Array,
-        time: jax.Array,
-        drives: tuple[jax.Array, ...],
-        weights: tuple[float, ...] = (1.0,),
-    ) -> jax.Array:
-        """As it is called; no gradient comes back.
+    def layers(self) -> tuple[jax.Array, ...]:
+        """What `x_t` goes through if there are hidden units.
 
-        On one CPU with AVX-512 what lies between the layers is never written
-        down.
-
-        Args:
-          noisy: x_t, `[..., B, d]`.
-          time: a row of `times()`, `[w]`.
-          drives: as in a call.
-          weights: as in a call.
+        Returns:
+          The first matrix `[d, w]`, what is added after it in each step
+          `[T, w]`, the last matrix `[w, d]`, and what is added after that.
         """
-        if not self.head or not native.denoises(noisy, self.hidden):
-            made = self(noisy, time, drives, weights)
-            return jax.lax.stop_gradient(made)
+        if not self.head:
+            raise ValueError("a denoiser without hidden units has one layer")
         first, last = (
             layer.variables["params"] for layer in (self.from_noisy, self.head)
         )
-
-        def by_xla(*given: Any) -> jax.Array:
-            noisy, layers, drives = given
-            base = noisy @ layers[0] + layers[1]
-            parts = zip(weights, drives, strict=True)
-            total = sum(w * nn.gelu(base + drive) for w, drive in parts)
-            return total @ layers[2] + layers[3]
-
-        shift = first["bias"] + time
-        layers = first["kernel"], shift, last["kernel"], last["bias"]
-        given = jax.lax.stop_gradient((noisy, layers, drives))
-        made = jax.lax.platform_dependent(
-            *given,
-            cpu=functools.partial(native.denoise, weights=weights),
-            default=by_xla,
-        )
-        return made
+        shifts = first["bias"] + self.times()
+        return first["kernel"], shifts, last["kernel"], last["bias"]

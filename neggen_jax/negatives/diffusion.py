@@ -30,7 +30,8 @@ from neggen_jax.models.encoder import Encoded
 from neggen_jax.negatives import hardness
 from neggen_jax.negatives.bank import Bank
 from neggen_jax.negatives.difficulty import Level, Ramp, ladder
-from neggen_jax.negatives.process import Process, Reverse, distance
+from neggen_jax.negatives.draw import generate
+from neggen_jax.negatives.process import Process, distance
 from neggen_jax.negatives.source import Batch, Clock, Negatives, Source
 from neggen_jax.ops import wide
 
@@ -161,7 +162,6 @@ class Diffusion(Source):
         )
         if told is not rows:
             conditions = denoiser.conditions(told.users, told.features)
-        conditions = jax.lax.stop_gradient(conditions)
 
         ramp = Ramp(self.start, self.rate, self.unit)
         count = ramp.admitted(clock, self.samples, most)
@@ -289,7 +289,6 @@ class Diffusion(Source):
     ) -> jax.Array:
         """Negatives `[B, Q, d]` of all levels that the first `count` touch."""
         pure, variables = denoiser.unbind()
-        variables = jax.lax.stop_gradient(variables)
         reverse = process.reverse(self.steps or self.timesteps, self.eta)
         most = len(levels) * self.samples
         shape = most, len(conditions.user), denoiser.dim
@@ -361,63 +360,6 @@ def dropped(
         name: there & (number >> bit & 1 == 0)
         for bit, (name, there) in enumerate(present.items())
     }
-
-
-def generate(
-    denoiser: Denoiser,
-    variables: Mapping,
-    reverse: Reverse,
-    levels: tuple[Level, ...],
-    samples: int,
-    conditions: Conditions,
-    present: dict[str, jax.Array],
-    key: jax.Array,
-) -> jax.Array:
-    """Draws x_0 on several levels at once, with guidance.
-
-    Args:
-      denoiser: unbound.
-      variables: its parameters.
-      reverse: the way back.
-      levels: what each is conditioned on.
-      samples: how many are drawn of each level.
-      conditions: by the same denoiser, of B rows.
-      present: modality -> bool `[B]`, whether there is anything to be told.
-      key: of the draw.
-
-    Returns:
-      `[len(levels) * samples, B, d]`, level by level.
-    """
-    times: Any = denoiser.apply(variables, method="times")
-    # Once for a batch: every step and level reads the same ones.
-    drives = {
-        kept: conditions.drive(
-            {n: there & (n in kept) for n, there in present.items()}
-        )
-        for level in levels
-        for kept, _ in level.branches
-    }
-
-    def denoise(noisy: jax.Array, time: jax.Array) -> jax.Array:
-        # Level by level: joined before the denoiser instead of after it,
-        # XLA would compute them four times slower on CPU.
-        parts: list[Any] = []
-        for number, level in enumerate(levels):
-            kept, weights = zip(*level.branches, strict=True)
-            parts.append(
-                denoiser.apply(
-                    variables,
-                    noisy[number * samples : (number + 1) * samples],
-                    times[time],
-                    tuple(drives[names] for names in kept),
-                    weights,
-                    method="predict",
-                )
-            )
-        return jnp.concatenate(parts)
-
-    shape = len(levels) * samples, len(conditions.user), denoiser.dim
-    return reverse.sample(denoise, shape, key)
 
 
 def one_that_is(key: jax.Array, there: jax.Array) -> jax.Array:

@@ -175,6 +175,23 @@ class Reverse:
             self.keep_clean * clean + self.keep_x * x + self.deviation * noise
         )
 
+    def keys(self, key: jax.Array) -> jax.Array:
+        """`[S + 1]`, of the noise that it begins with and of each step's."""
+        return jax.random.split(key, len(self.time) + 1)
+
+    def table(self) -> jax.Array:
+        """The coefficients of each step, `[S, 5]`, in their order."""
+        return jnp.stack(
+            [
+                self.from_x,
+                self.from_output,
+                self.keep_clean,
+                self.keep_x,
+                self.deviation,
+            ],
+            axis=1,
+        )
+
     def sample(
         self,
         denoise: Callable[[jax.Array, jax.Array], jax.Array],
@@ -188,7 +205,7 @@ class Reverse:
           shape: of what is drawn.
           key: of the draw.
         """
-        keys = jax.random.split(key, len(self.time) + 1)
+        keys = self.keys(key)
 
         def back(x: jax.Array, at: tuple[Reverse, jax.Array]):
             here, key = at

@@ -42,7 +42,7 @@ KERNELS = (
     "adam",
     "attend",
     "attend_backward",
-    "denoise",
+    "draw",
     "exps",
     "multiply",
     "multiply_some",

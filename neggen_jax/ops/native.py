@@ -5,8 +5,8 @@ once and forgotten. Its top-k keeps a heap for every row, and takes seven times
 what the scores take that it looks at; where the processor has AVX-512, `rank`
 computes and compares scores in one go, and none leaves the cache (with VNNI
 most are ruled out by products of bytes), `project` multiplies rows of wide
-tables where they lie, and `exps` and `denoise` go on with products as soon as
-they are there. Its sparse product takes twice as long as this one on two cores;
+tables where they lie, and `exps` and `draw` go on with products as soon as they
+are there. Its sparse product takes twice as long as this one on two cores;
 and Adam (`ops/adam.py`) is many passes over all parameters. Nothing depends on
 these kernels: where there is no C++ compiler, XLA's are used, which give the
 same, `multiply` and `top_k` to the last bit and the others up to rounding.
@@ -286,29 +286,49 @@ def _by_heads(
     return made
 
 
-def denoise(
-    noisy: jax.Array,
+def draw(
+    keys: jax.Array,
+    steps: jax.Array,
     layers: tuple[jax.Array, ...],
     drives: tuple[jax.Array, ...],
     weights: tuple[float, ...],
+    samples: range,
+    clip: float,
 ) -> jax.Array:
-    """Two layers for a weighted sum of conditions, where `denoises`.
+    """Goes all the way back by a denoiser of two layers, where `draws`.
 
-        (sum_k weights_k gelu(noisy @ first + shift + drives_k)) @ last + bias
+    Each step's output is, of what x is before it,
+
+        (sum_k weights_k gelu(x @ first + shift + drives_k)) @ last + bias
 
     Args:
-      noisy: float32 `[..., B, d]`.
-      layers: first `[d, w]`, shift `[w]`, last `[w, d]` and bias `[d]`.
+      keys: uint32 `[S + 1, 2]`, data of the keys of the noise, first that of
+        the start; each is drawn as `jax.random.normal` draws `[Q, B, d]`.
+      steps: float32 `[S, 5]`, coefficients in the order of `process.Reverse`.
+      layers: first `[d, w]`, a shift for each step `[S, w]`, last `[w, d]` and
+        bias `[d]`.
       drives: float32 `[B, w]` each.
       weights: one for each of `drives`.
+      samples: which of the Q are drawn.
+      clip: see `process.Reverse`.
+
+    Returns:
+      float32 `[len(samples), B, d]`.
     """
-    flat = noisy.reshape(-1, noisy.shape[-1])
-    like = jax.ShapeDtypeStruct(flat.shape, jnp.float32)
-    call = jax.ffi.ffi_call("neggen_denoise", like, vmap_method="sequential")
+    shape = len(samples), len(drives[0]), len(layers[0])
+    like = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = jax.ffi.ffi_call("neggen_draw", like, vmap_method="sequential")
     by = jnp.array(weights, jnp.float32)
-    batch = np.int64(noisy.shape[-2])
-    made: jax.Array = call(flat, *layers, by, *drives, batch=batch)
-    return made.reshape(noisy.shape)
+    made: jax.Array = call(
+        keys,
+        steps,
+        *layers,
+        by,
+        *drives,
+        clip=np.float32(clip),
+        offset=np.int64(samples.start),
+    )
+    return made
 
 
 def exps(
@@ -421,16 +441,24 @@ def attends(mapped: jax.Array, heads: int) -> bool:
     )
 
 
-def denoises(noisy: jax.Array, width: int) -> bool:
-    """Whether there is one device, and it has `denoise` for such arrays."""
+def draws(key: jax.Array, drive: jax.Array, dim: int) -> bool:
+    """Whether there is one device, and it has `draw`.
+
+    Args:
+      key: of the noise.
+      drive: one of what the denoiser is told.
+      dim: d.
+    """
     return (
         alone()
         and has_avx512()
-        and noisy.dtype == jnp.float32
-        and noisy.size > 0
-        and noisy.shape[-1] % _STRIP == 0
-        and width > 0
-        and width % _STRIP == 0
+        and drive.dtype == jnp.float32
+        and drive.size > 0
+        and drive.shape[1] % _STRIP == 0
+        and dim % _STRIP == 0
+        # Noise is to be the same everywhere.
+        and jax.random.key_impl(key) == "threefry2x32"
+        and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     )
 
 

@@ -3,7 +3,7 @@
 #include "adam.h"
 #include "attend.h"
 #include "avx512.h"
-#include "denoise.h"
+#include "draw.h"
 #include "exps.h"
 #include "multiply.h"
 #include "project.h"
@@ -47,9 +47,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_attend_backward, neggen::AttendBackward,
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("width"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_denoise, neggen::Denoise,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_draw, neggen::Draw,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -58,7 +59,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_denoise, neggen::Denoise,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .RemainingArgs()
                                   .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int64_t>("batch"));
+                                  .Attr<float>("clip")
+                                  .Attr<int64_t>("offset"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_exps, neggen::Exps,
                               ffi::Ffi::Bind()

@@ -1,0 +1,191 @@
+// The way back of a diffusion process, by a denoiser of two layers.
+
+#ifndef NEGGEN_JAX_OPS_CC_DRAW_H_
+#define NEGGEN_JAX_OPS_CC_DRAW_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "avx512.h"
+#include "exps.h"
+#include "noise.h"
+#include "parallel.h"
+#include "project.h"
+
+namespace neggen {
+
+#if NEGGEN_AVX512
+
+// So many rows go all the way back together: what they are on the way, and
+// the part of a layer that they are multiplied with, fit beside each other into
+// a core's nearest cache.
+constexpr int64_t kTogether = 4 * kHigh;
+
+// GELU by its approximation with tanh, as x times a logistic function.
+FOR_AVX512 inline __m512 Gelu(__m512 x) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  // -2 sqrt(2 / pi) (x + .044715 x^3)
+  const __m512 inner = _mm512_fmadd_ps(
+      _mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), one);
+  const __m512 power =
+      _mm512_mul_ps(_mm512_mul_ps(x, inner), _mm512_set1_ps(-1.59576912f));
+  return _mm512_div_ps(x, _mm512_add_ps(one, Exponential(power)));
+}
+
+struct Layers {
+  const float* first;   // [dim, width]
+  const float* shifts;  // [steps, width], one for each step
+  const float* last;    // [width, dim]
+  const float* bias;    // [dim]
+  int64_t dim, width;
+};
+
+// One step back: as `Reverse.step` has it, in this order.
+struct Step {
+  float from_x, from_output, keep_clean, keep_x, deviation;
+};
+
+struct Back {
+  const uint32_t* keys;  // [steps + 1, 2], of the noise, first that of the start
+  const Step* steps;
+  int64_t count;
+  float clip;  // 0 does not
+};
+
+// Rows of `a` `[rows, length]` times `b` `[length, width]`, added to `c`.
+FOR_AVX512 inline void AddProduct(const float* a, int64_t rows, int64_t length,
+                                  const float* b, int64_t width, float* c) {
+  auto nothing = [](int64_t) {};
+  for (int64_t at = 0; at < width; at += kBroad) {
+    for (int64_t row = 0; row < rows; row += kHigh) {
+      const float* from[kHigh];
+      float* to[kHigh];
+      for (int64_t i = 0; i < kHigh; ++i) {
+        const int64_t n = std::min(row + i, rows - 1);
+        from[i] = a + n * length;
+        to[i] = c + n * width + at;
+      }
+      Accumulate<1>(from, length, b + at, width, to,
+                    std::min(kHigh, rows - row), nothing);
+    }
+  }
+}
+
+// Rows `begin` to `end` of what is drawn. Every `batch` rows are told the same,
+// `drives` `[batch, width]`, of some weight each.
+FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
+                                const std::vector<const float*>& drives,
+                                const float* weights, int64_t batch,
+                                int64_t offset, int64_t begin, int64_t end,
+                                float* out) {
+  std::vector<float> units(kTogether * by.width), made(kTogether * by.dim);
+  for (int64_t row = begin; row < end; row += kTogether) {
+    const int64_t rows = std::min(kTogether, end - row);
+    const int64_t size = rows * by.dim;
+    const uint64_t first = (offset + row) * by.dim;
+    float* x = out + row * by.dim;
+    for (int64_t at = 0; at < size; at += kVector) {
+      _mm512_storeu_ps(x + at, Normal(back.keys, first + at));
+    }
+    for (int64_t n = 0; n < back.count; ++n) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const float* shift = by.shifts + n * by.width;
+        std::copy(shift, shift + by.width, units.data() + i * by.width);
+        std::copy(by.bias, by.bias + by.dim, made.data() + i * by.dim);
+      }
+      AddProduct(x, rows, by.dim, by.first, by.width, units.data());
+      for (int64_t i = 0; i < rows; ++i) {
+        float* unit = units.data() + i * by.width;
+        const int64_t told = (row + i) % batch * by.width;
+        for (int64_t at = 0; at < by.width; at += kVector) {
+          const __m512 base = _mm512_loadu_ps(unit + at);
+          __m512 total = _mm512_setzero_ps();
+          for (size_t k = 0; k < drives.size(); ++k) {
+            const __m512 drive = _mm512_loadu_ps(drives[k] + told + at);
+            total = _mm512_fmadd_ps(_mm512_set1_ps(weights[k]),
+                                    Gelu(_mm512_add_ps(base, drive)), total);
+          }
+          _mm512_storeu_ps(unit + at, total);
+        }
+      }
+      AddProduct(units.data(), rows, by.width, by.last, by.dim, made.data());
+      const Step& step = back.steps[n];
+      const __m512 clip = _mm512_set1_ps(back.clip);
+      const __m512 least = _mm512_set1_ps(-back.clip);
+      for (int64_t at = 0; at < size; at += kVector) {
+        const __m512 before = _mm512_loadu_ps(x + at);
+        __m512 clean = _mm512_fmadd_ps(
+            _mm512_set1_ps(step.from_output), _mm512_loadu_ps(made.data() + at),
+            _mm512_mul_ps(_mm512_set1_ps(step.from_x), before));
+        // Of two, the latter is taken if one is not a number.
+        if (back.clip > 0) {
+          clean = _mm512_min_ps(clip, _mm512_max_ps(least, clean));
+        }
+        __m512 after = _mm512_fmadd_ps(
+            _mm512_set1_ps(step.keep_clean), clean,
+            _mm512_mul_ps(_mm512_set1_ps(step.keep_x), before));
+        if (step.deviation != 0) {
+          after = _mm512_fmadd_ps(_mm512_set1_ps(step.deviation),
+                                  Normal(back.keys + 2 * (n + 1), first + at),
+                                  after);
+        }
+        _mm512_storeu_ps(x + at, after);
+      }
+    }
+  }
+}
+
+#endif  // NEGGEN_AVX512
+
+inline ffi::Error Draw(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys,
+                       ffi::Buffer<ffi::F32> steps, ffi::Buffer<ffi::F32> first,
+                       ffi::Buffer<ffi::F32> shifts, ffi::Buffer<ffi::F32> last,
+                       ffi::Buffer<ffi::F32> bias,
+                       ffi::Buffer<ffi::F32> weights,
+                       ffi::RemainingArgs drives,
+                       ffi::ResultBuffer<ffi::F32> out, float clip,
+                       int64_t offset) {
+#if NEGGEN_AVX512
+  const auto shape = out->dimensions();
+  const int64_t samples = shape[0], batch = shape[1], dim = shape[2];
+  const int64_t count = shifts.dimensions()[0], width = shifts.dimensions()[1];
+  std::vector<const float*> from;
+  for (size_t n = 0; n < drives.size(); ++n) {
+    auto drive = drives.get<ffi::Buffer<ffi::F32>>(n);
+    if (!drive) return drive.error();
+    if (drive->element_count() != static_cast<size_t>(batch * width)) {
+      return ffi::Error::InvalidArgument("conditions do not agree");
+    }
+    from.push_back(drive->typed_data());
+  }
+  const size_t size = dim * width;
+  static_assert(sizeof(Step) == 5 * sizeof(float));
+  if (first.element_count() != size || last.element_count() != size ||
+      bias.element_count() != static_cast<size_t>(dim) ||
+      steps.element_count() != static_cast<size_t>(5 * count) ||
+      keys.element_count() != static_cast<size_t>(2 * (count + 1)) ||
+      weights.element_count() != from.size() || dim % kBroad ||
+      width % kBroad || offset < 0) {
+    return ffi::Error::InvalidArgument("steps, layers and rows do not agree");
+  }
+  const Layers by{first.typed_data(), shifts.typed_data(), last.typed_data(),
+                  bias.typed_data(), dim, width};
+  const Back back{keys.typed_data(),
+                  reinterpret_cast<const Step*>(steps.typed_data()), count,
+                  clip};
+  InParallel(pool, samples * batch, 8 * kTogether,
+             [&](int64_t begin, int64_t end) {
+    DrawRows(back, by, from, weights.typed_data(), batch, offset * batch, begin,
+             end, out->typed_data());
+  });
+  return ffi::Error::Success();
+#else
+  return ffi::Error(ffi::ErrorCode::kUnimplemented,
+                    "for processors with AVX-512");
+#endif
+}
+
+}  // namespace neggen
+
+#endif  // NEGGEN_JAX_OPS_CC_DRAW_H_
