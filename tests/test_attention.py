@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neggen_jax.ops import native
-from neggen_jax.ops.attention import attend
+from neggen_jax.ops.attention import attend, attends
 
 needs_compiler = pytest.mark.skipif(
     not native.available(), reason="there is no C++ compiler"
@@ -101,7 +101,7 @@ def test_the_mean_and_its_gradient(one, shape, seed, size):
 
 def test_nothing_attends_to_what_is_not_there(alone):
     mapped, shares = make(np.random.default_rng(0), 3, 40, 2, 16, 0.5)
-    assert native.attends(mapped.reshape(3, -1, 48), 4) == alone
+    assert attends(mapped.reshape(3, -1, 48), 4) == alone
     absent = np.broadcast_to((shares == 0)[..., None, None], mapped.shape)
     none = (shares == 0).all(0)
     assert none.any()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 
 from neggen_jax.models.denoiser import Conditions, Denoiser
 from neggen_jax.negatives.difficulty import ladder
@@ -137,7 +138,7 @@ def by_kernel(steps, first, shifts, last, bias, drives, weights, **more):
         tuple(map(jnp.float32, drives)),
         weights,
         more.get("samples", range(1)),
-        0.0,
+        more.get("clip", 0.0),
     ), keys
 
 
@@ -164,6 +165,67 @@ def test_noise_is_that_of_jax(alone):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-6)
         # Of 96,320 draws, some lie in the tail.
         assert np.abs(want).max() > 4
+
+
+def test_noise_is_counted_past_32_bits(alone):
+    """The counter of the first is 2^32; both words of it are read."""
+    zeros = np.zeros((DIM, DIM)), np.zeros((1, DIM)), np.zeros((DIM, DIM))
+    one, many = [[0, 0, 0, 1, 0]], range(2**26, 2**26 + 1)
+    rest = np.zeros(DIM), [np.zeros((1, DIM))], (1.0,)
+    got, keys = by_kernel(one, *zeros, *rest, samples=many)
+    low = jnp.arange(DIM, dtype=jnp.uint32)
+    words = threefry_2x32(
+        jax.random.key_data(keys[0]), jnp.stack([jnp.ones_like(low), low])
+    )
+    bits = (words[0] ^ words[1]) >> 9 | 0x3F800000
+    unit = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1
+    low = np.nextafter(np.float32(-1), np.float32(0))
+    want = np.sqrt(2) * jax.lax.erf_inv(jnp.maximum(low, unit * 2 + low))
+    np.testing.assert_allclose(got[0, 0], want, rtol=1e-5, atol=2e-6)
+
+
+def test_what_is_no_number_stays_none(alone):
+    rng = np.random.default_rng(0)
+    first, last = rng.normal(size=(2, DIM, DIM))
+    drive = np.zeros((7, DIM))
+    drive[3, 5] = np.nan
+    got, _ = by_kernel(
+        [[0, 1, 1, 0, 0]],
+        first,
+        np.zeros((1, DIM)),
+        last,
+        np.zeros(DIM),
+        [drive],
+        (1.0,),
+        clip=0.5,
+    )
+    there = np.isfinite(got[0]).all(axis=1)
+    np.testing.assert_array_equal(there, np.arange(7) != 3)
+    assert np.isnan(got[0, 3]).all()
+    assert np.nanmax(np.abs(got)) == 0.5
+
+
+def test_no_gradient_comes_back(alone):
+    """Not even where levels are let in one after another, or over keys."""
+    denoiser, variables = make_denoiser()
+    levels = ladder("ladder", NAMES, {})
+    reverse = Process(25, "linear", "x0", 0.0).reverse(3, 0.0)
+    present = {name: jnp.ones(7, bool) for name in NAMES}
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def total(variables, told, count):
+        def some(number):
+            def drawn(key):
+                given = denoiser, variables, reverse, levels[:number], 2
+                return generate(*given, told, present, key).sum()
+
+            return lambda: jax.vmap(drawn)(keys).sum()
+
+        return jax.lax.switch(count, [some(number) for number in (1, 2, 3)])
+
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
+    for leaf in jax.tree.leaves(gradient(variables, make_conditions(7, 64), 1)):
+        np.testing.assert_array_equal(leaf, 0)
 
 
 def gelu(x):

@@ -8,8 +8,9 @@ and nothing of the way is written down.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,10 @@ from neggen_jax.models.denoiser import Conditions, Denoiser
 from neggen_jax.negatives.difficulty import Level
 from neggen_jax.negatives.process import Reverse
 from neggen_jax.ops import native
+
+# What a level's negatives are drawn by: each of some sets of conditions,
+# `[B, w]`, and its weight.
+_Told: TypeAlias = tuple[tuple[jax.Array, ...], tuple[float, ...]]
 
 
 def generate(
@@ -47,8 +52,7 @@ def generate(
     Returns:
       `[len(levels) * samples, B, d]`, level by level.
     """
-    given = jax.lax.stop_gradient((variables, conditions))
-    variables, conditions = given
+    variables, conditions = jax.lax.stop_gradient((variables, conditions))
     # Once for a batch: every step and level reads the same ones.
     drives = {
         kept: conditions.drive(
@@ -64,43 +68,60 @@ def generate(
         )
         for level in levels
     ]
-    shape = len(levels) * samples, len(conditions.user), denoiser.dim
-
-    def by_xla(key: jax.Array) -> jax.Array:
-        times: Any = denoiser.apply(variables, method="times")
-
-        def denoise(noisy: jax.Array, time: jax.Array) -> jax.Array:
-            # Level by level: joined before the denoiser instead of after it,
-            # XLA would compute them four times slower on CPU.
-            parts: list[Any] = []
-            for number, by in enumerate(told):
-                some = noisy[number * samples : (number + 1) * samples]
-                parts.append(denoiser.apply(variables, some, times[time], *by))
-            return jnp.concatenate(parts)
-
-        return reverse.sample(denoise, shape, key)
-
-    def by_kernel(key: jax.Array) -> jax.Array:
-        layers: Any = denoiser.apply(variables, method="layers")
-        first, shifts, last, bias = layers
-        keys = jax.random.key_data(reverse.keys(key))
-        parts = [
-            native.draw(
-                keys,
-                reverse.table(),
-                (first, shifts[reverse.time], last, bias),
-                *by,
-                range(number * samples, (number + 1) * samples),
-                reverse.clip,
-            )
-            for number, by in enumerate(told)
-        ]
-        return jnp.concatenate(parts)
-
+    given = denoiser, variables, reverse, told, samples
     draws = native.draws(key, conditions.user, denoiser.dim)
     if not denoiser.hidden or not draws:
-        return by_xla(key)
+        return _by_xla(*given, key)
     drawn: jax.Array = jax.lax.platform_dependent(
-        key, cpu=by_kernel, default=by_xla
+        key,
+        cpu=functools.partial(_by_kernel, *given),
+        default=functools.partial(_by_xla, *given),
     )
     return drawn
+
+
+def _by_xla(
+    denoiser: Denoiser,
+    variables: Mapping,
+    reverse: Reverse,
+    told: list[_Told],
+    samples: int,
+    key: jax.Array,
+) -> jax.Array:
+    times: Any = denoiser.apply(variables, method="times")
+    rows, dim = len(told[0][0][0]), denoiser.dim
+
+    def denoise(noisy: jax.Array, time: jax.Array) -> jax.Array:
+        # Level by level: joined before the denoiser instead of after it,
+        # XLA would compute them four times slower on CPU.
+        parts: list[Any] = []
+        for number, by in enumerate(told):
+            some = noisy[number * samples : (number + 1) * samples]
+            parts.append(denoiser.apply(variables, some, times[time], *by))
+        return jnp.concatenate(parts)
+
+    return reverse.sample(denoise, (len(told) * samples, rows, dim), key)
+
+
+def _by_kernel(
+    denoiser: Denoiser,
+    variables: Mapping,
+    reverse: Reverse,
+    told: list[_Told],
+    samples: int,
+    key: jax.Array,
+) -> jax.Array:
+    layers: Any = denoiser.apply(variables, method="layers")
+    first, shifts, last, bias = layers
+    parts = [
+        native.draw(
+            jax.random.key_data(reverse.keys(key)),
+            reverse.table(),
+            (first, shifts[reverse.time], last, bias),
+            *by,
+            range(number * samples, (number + 1) * samples),
+            reverse.clip,
+        )
+        for number, by in enumerate(told)
+    ]
+    return jnp.concatenate(parts)

@@ -19,6 +19,9 @@ import numpy as np
 
 from neggen_jax.ops import native
 
+# Tokens and entries that the kernel holds at once.
+_TOKENS, _ENTRIES = 8, 16
+
 
 def attend(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
     """The weighted mean of what tokens attend to.
@@ -36,10 +39,29 @@ def attend(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
     dim = mapped.shape[-1] // 3
     inner = mapped.shape[1:-1]
     flat = mapped.reshape(len(mapped), -1, 3 * dim)
-    of = _natively if native.attends(flat, heads) else _by_xla
+    of = _natively if attends(flat, heads) else _by_xla
     shares = jax.lax.stop_gradient(shares).astype(jnp.float32)
     mean: jax.Array = of(flat, shares, heads)
     return mean.reshape(*inner, dim)
+
+
+def attends(mapped: jax.Array, heads: int) -> bool:
+    """Whether there is one device, and it has a kernel for such tokens.
+
+    Args:
+      mapped: `[m, N, 3 d]`.
+      heads: h.
+    """
+    tokens, rows, wide = mapped.shape
+    return (
+        native.alone()
+        and native.available()
+        and mapped.dtype == jnp.float32
+        and 0 < tokens <= _TOKENS
+        and rows > 0
+        and wide // 3 % _ENTRIES == 0
+        and _ENTRIES % (wide // 3 // heads) == 0
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -47,7 +69,7 @@ def _natively(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
     made: jax.Array = jax.lax.platform_dependent(
         mapped,
         shares,
-        cpu=functools.partial(native.attend, heads=heads),
+        cpu=functools.partial(_by_kernel, heads=heads),
         default=functools.partial(_by_xla, heads=heads),
     )
     return made
@@ -64,13 +86,38 @@ def _backward(heads: int, kept: Any, g: jax.Array) -> tuple[jax.Array, None]:
     gradient: jax.Array = jax.lax.platform_dependent(
         *kept,
         g,
-        cpu=functools.partial(native.attend_backward, heads=heads),
+        cpu=functools.partial(_gradient_by_kernel, heads=heads),
         default=by_xla,
     )
     return gradient, None
 
 
 _natively.defvjp(_forward, _backward)
+
+
+def _by_kernel(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
+    """`attend` of tokens `[m, N, 3 d]`; of shares, `[m, N / each]`."""
+    _, rows, wide = mapped.shape
+    like = jax.ShapeDtypeStruct((rows, wide // 3), jnp.float32)
+    return _call("neggen_attend", like, heads, mapped, shares)
+
+
+def _gradient_by_kernel(
+    mapped: jax.Array, shares: jax.Array, g: jax.Array, heads: int
+) -> jax.Array:
+    """That of the tokens, for `g` `[N, d]` of what `_by_kernel` returns."""
+    like = jax.ShapeDtypeStruct(mapped.shape, jnp.float32)
+    name = "neggen_attend_backward"
+    return _call(name, like, heads, mapped, shares, g)
+
+
+def _call(
+    name: str, like: jax.ShapeDtypeStruct, heads: int, *given: jax.Array
+) -> jax.Array:
+    width = np.int64(given[0].shape[-1] // 3 // heads)
+    call = jax.ffi.ffi_call(name, like, vmap_method="sequential")
+    made: jax.Array = call(*given, width=width)
+    return made
 
 
 def _by_xla(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:

@@ -10,7 +10,7 @@ are there. Its sparse product takes twice as long as this one on two cores;
 and Adam (`ops/adam.py`) is many passes over all parameters. Nothing depends on
 these kernels: where there is no C++ compiler, XLA's are used, which give the
 same, `multiply` and `top_k` to the last bit and the others up to rounding.
-`ops/library.py` compiles them.
+`ops/library.py` compiles them; attention's are called in `ops/attention.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from neggen_jax.ops.library import load
 _FILTERED = 16
 # Columns that projections make at once.
 _STRIP = 64
-# Tokens and entries that attention holds at once.
-_TOKENS, _ENTRIES = 8, 16
 
 
 def top_k(x: jax.Array, k: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
@@ -245,47 +243,6 @@ def _by_strips(
     return made[:, :width]
 
 
-def attend(mapped: jax.Array, shares: jax.Array, heads: int) -> jax.Array:
-    """The mean of what tokens attend to, where `attends`.
-
-    Args:
-      mapped: float32 `[m, n, 3 d]`; see `attention.attend`.
-      shares: float32 `[m, n / each]`, of as many neighbouring rows.
-      heads: they divide d.
-
-    Returns:
-      float32 `[n, d]`.
-    """
-    _, rows, wide = mapped.shape
-    like = jax.ShapeDtypeStruct((rows, wide // 3), jnp.float32)
-    return _by_heads("neggen_attend", like, heads, mapped, shares)
-
-
-def attend_backward(
-    mapped: jax.Array, shares: jax.Array, gradient: jax.Array, heads: int
-) -> jax.Array:
-    """The gradient of what `attend` was given as `mapped`.
-
-    Args:
-      mapped: as of `attend`.
-      shares: as of `attend`.
-      gradient: float32 `[n, d]`, of what it returns.
-      heads: as of `attend`.
-    """
-    like = jax.ShapeDtypeStruct(mapped.shape, jnp.float32)
-    name = "neggen_attend_backward"
-    return _by_heads(name, like, heads, mapped, shares, gradient)
-
-
-def _by_heads(
-    name: str, like: jax.ShapeDtypeStruct, heads: int, *given: jax.Array
-) -> jax.Array:
-    width = np.int64(given[0].shape[-1] // 3 // heads)
-    call = jax.ffi.ffi_call(name, like, vmap_method="sequential")
-    made: jax.Array = call(*given, width=width)
-    return made
-
-
 def draw(
     keys: jax.Array,
     steps: jax.Array,
@@ -309,7 +266,7 @@ def draw(
         bias `[d]`.
       drives: float32 `[B, w]` each.
       weights: one for each of `drives`.
-      samples: which of the Q are drawn.
+      samples: which of the Q are drawn, one after another.
       clip: see `process.Reverse`.
 
     Returns:
@@ -427,20 +384,6 @@ def exponentiates(anchors: jax.Array, others: jax.Array) -> bool:
     )
 
 
-def attends(mapped: jax.Array, heads: int) -> bool:
-    """Whether there is one device, and it has `attend` for such tokens."""
-    tokens, rows, wide = mapped.shape
-    return (
-        alone()
-        and available()
-        and mapped.dtype == jnp.float32
-        and 0 < tokens <= _TOKENS
-        and rows > 0
-        and wide // 3 % _ENTRIES == 0
-        and _ENTRIES % (wide // 3 // heads) == 0
-    )
-
-
 def draws(key: jax.Array, drive: jax.Array, dim: int) -> bool:
     """Whether there is one device, and it has `draw`.
 
@@ -457,6 +400,7 @@ def draws(key: jax.Array, drive: jax.Array, dim: int) -> bool:
         and drive.shape[1] % _STRIP == 0
         and dim % _STRIP == 0
         # Noise is to be the same everywhere.
+        and not jax.config.jax_enable_x64  # type: ignore[attr-defined]
         and jax.random.key_impl(key) == "threefry2x32"
         and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
     )

@@ -17,9 +17,9 @@ namespace neggen {
 
 #if NEGGEN_AVX512
 
-// So many rows go all the way back together: what they are on the way, and
-// the part of a layer that they are multiplied with, fit beside each other into
-// a core's nearest cache.
+// So many rows go all the way back together: few enough that what they are on
+// the way stays near, and more than are multiplied at once, so that each layer
+// is read for several products.
 constexpr int64_t kTogether = 4 * kHigh;
 
 // GELU by its approximation with tanh, as x times a logistic function.
@@ -72,8 +72,9 @@ FOR_AVX512 inline void AddProduct(const float* a, int64_t rows, int64_t length,
   }
 }
 
-// Rows `begin` to `end` of what is drawn. Every `batch` rows are told the same,
-// `drives` `[batch, width]`, of some weight each.
+// Rows `begin` to `end` of what is drawn, which come after `offset` others in the
+// noise. Every `batch` rows are told the same, `drives` `[batch, width]`, of some
+// weight each.
 FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
                                 const std::vector<const float*>& drives,
                                 const float* weights, int64_t batch,
@@ -83,10 +84,10 @@ FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
   for (int64_t row = begin; row < end; row += kTogether) {
     const int64_t rows = std::min(kTogether, end - row);
     const int64_t size = rows * by.dim;
-    const uint64_t first = (offset + row) * by.dim;
+    const uint64_t counter = (offset + row) * by.dim;
     float* x = out + row * by.dim;
     for (int64_t at = 0; at < size; at += kVector) {
-      _mm512_storeu_ps(x + at, Normal(back.keys, first + at));
+      _mm512_storeu_ps(x + at, Normal(back.keys, counter + at));
     }
     for (int64_t n = 0; n < back.count; ++n) {
       for (int64_t i = 0; i < rows; ++i) {
@@ -97,12 +98,12 @@ FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
       AddProduct(x, rows, by.dim, by.first, by.width, units.data());
       for (int64_t i = 0; i < rows; ++i) {
         float* unit = units.data() + i * by.width;
-        const int64_t told = (row + i) % batch * by.width;
+        const int64_t place = (row + i) % batch * by.width;
         for (int64_t at = 0; at < by.width; at += kVector) {
           const __m512 base = _mm512_loadu_ps(unit + at);
           __m512 total = _mm512_setzero_ps();
           for (size_t k = 0; k < drives.size(); ++k) {
-            const __m512 drive = _mm512_loadu_ps(drives[k] + told + at);
+            const __m512 drive = _mm512_loadu_ps(drives[k] + place + at);
             total = _mm512_fmadd_ps(_mm512_set1_ps(weights[k]),
                                     Gelu(_mm512_add_ps(base, drive)), total);
           }
@@ -127,7 +128,7 @@ FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
             _mm512_mul_ps(_mm512_set1_ps(step.keep_x), before));
         if (step.deviation != 0) {
           after = _mm512_fmadd_ps(_mm512_set1_ps(step.deviation),
-                                  Normal(back.keys + 2 * (n + 1), first + at),
+                                  Normal(back.keys + 2 * (n + 1), counter + at),
                                   after);
         }
         _mm512_storeu_ps(x + at, after);
@@ -138,6 +139,7 @@ FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
 
 #endif  // NEGGEN_AVX512
 
+// All of it: samples of each row, `offset` of which come before in the noise.
 inline ffi::Error Draw(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys,
                        ffi::Buffer<ffi::F32> steps, ffi::Buffer<ffi::F32> first,
                        ffi::Buffer<ffi::F32> shifts, ffi::Buffer<ffi::F32> last,
@@ -174,7 +176,7 @@ inline ffi::Error Draw(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys,
   const Back back{keys.typed_data(),
                   reinterpret_cast<const Step*>(steps.typed_data()), count,
                   clip};
-  InParallel(pool, samples * batch, 8 * kTogether,
+  InParallel(pool, samples * batch, 2 * kTogether,
              [&](int64_t begin, int64_t end) {
     DrawRows(back, by, from, weights.typed_data(), batch, offset * batch, begin,
              end, out->typed_data());
