@@ -76,10 +76,16 @@ class Objective(nn.Module):
           batch: positive pairs, int32 `[B]` each.
           clock: how far the run is.
         """
-        return {
+        # Of rows that are read in one go, gradients are added up before they
+        # go back to the table; else one table of them is added to another.
+        sources = self.sources.items()
+        order = sorted(sources, key=lambda item: not item[1].with_positives)
+        drawn = {
             name: source(encoded, inputs, batch, clock)
-            for name, source in self.sources.items()
+            for name, source in order
         }
+        # Losses are added up in the order of the config.
+        return {name: drawn[name] for name in self.sources}
 
     def loss(
         self, encoded: Encoded, inputs: Inputs, batch: Batch, clock: Clock

@@ -8,12 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import make_catalog, some
-from training import make_run
+from rewritten import NEGGEN, make_rewritten
+from training import BASELINE, make_config, make_run
 
 from neggen_jax.data.inputs import build, sizes
 from neggen_jax.models import ENCODERS, lazy
 from neggen_jax.models.mgcn import Layer
 from neggen_jax.ops import native, sparse
+from neggen_jax.run import Run
+
+GDNSM = BASELINE.with_name("gdnsm.py")
 
 needs_compiler = pytest.mark.skipif(
     not native.available(), reason="there is no C++ compiler"
@@ -33,7 +37,11 @@ class Counted:
 
 def step(argument):
     """Terms and gradients of one step, of batches that read some rows."""
-    run = make_run(argument, train__batch_size=16)
+    return first(make_run(argument, train__batch_size=16))
+
+
+def first(run):
+    """Those of the first step of a run."""
     state, _ = run.start()
     inputs = jax.jit(run.program.prepare)(run.inputs, jnp.int32(0))
     batch = jax.tree.map(lambda x: x[0], next(run.batches(0)))
@@ -79,6 +87,38 @@ def test_a_step_is_that_of_whole_products(argument, monkeypatch):
     assert bool(met) == ("mixgcf" not in argument)
     monkeypatch.setattr(lazy, "picks", lambda graph: False)
     for got, want in zip(few, step(argument), strict=True):
+        alike(got, want)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("file", "argument", "users"),
+    [
+        (NEGGEN, "lightgcn", 1),
+        # A side view has users too.
+        (NEGGEN, "mci", 2),
+        # How hard negatives are is told for some users, read for that.
+        (GDNSM, "mci", 4),
+    ],
+)
+def test_positives_are_read_once_whoever_reads_them(
+    file, argument, users, monkeypatch
+):
+    config = make_config(argument, file, train__batch_size=16)
+    run = Run.make(config, make_rewritten(), jax.devices()[:1])
+    met = []
+
+    def seen(graph, x, ids):
+        met.append(ids.shape)
+        return sparse.multiply_rows(graph, x, ids)
+
+    monkeypatch.setattr(lazy, "multiply_rows", seen)
+    few = first(run)
+    # As often as the step is traced; items together with their negatives.
+    assert set(met) == {(16,), (16, 2)}
+    assert met.count((16,)) == users * met.count((16, 2))
+    monkeypatch.setattr(lazy, "picks", lambda graph: False)
+    for got, want in zip(few, first(run), strict=True):
         alike(got, want)
 
 

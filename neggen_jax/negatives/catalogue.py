@@ -6,6 +6,7 @@ None of these ever gives a user one of their own train positives.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,8 @@ class Uniform(Source):
       count: K, negatives per positive.
     """
 
+    with_positives: ClassVar[bool] = True
+
     count: int = 1
 
     def __call__(
@@ -78,6 +81,8 @@ class Popularity(Source):
       tries: draws for each negative; where every one is a positive of the
         user, a uniform non-positive stands in.
     """
+
+    with_positives: ClassVar[bool] = True
 
     count: int = 1
     exponent: float = 0.75

@@ -134,7 +134,13 @@ class Diffusion(Source):
         Q is `samples` for each level; those not let in yet weigh 0.
         """
         # Neither trains the other: the encoder is cut off here, and the
-        # generator where it draws.
+        # generator where it draws. Rows are those that losses read.
+        pairs = jax.lax.stop_gradient(
+            (
+                encoded.take(encoded.users, batch["users"]),
+                encoded.take(encoded.items, batch["items"]),
+            )
+        )
         encoded = jax.lax.stop_gradient(encoded)
         # The scale is that of all items.
         encoded = dataclasses.replace(encoded, items=lazy.whole(encoded.items))
@@ -152,7 +158,8 @@ class Diffusion(Source):
         # Noise has a standard deviation of 1, and so has what it is added to.
         real = encoded.items[: inputs.positives.num_items]
         scale = jnp.maximum(real.std(), 1e-12)
-        rows, told = self._rows(encoded, inputs, batch, names, scale, tell_key)
+        users, vectors = (x / scale for x in pairs)
+        rows, told = self._rows(users, vectors, inputs, batch, names, tell_key)
         process = Process(self.timesteps, self.noise, self.target, self.clip)
         dim = encoded.items.shape[1]
         denoiser = Denoiser(dim, names, self.timesteps, self.hidden)
@@ -209,17 +216,15 @@ class Diffusion(Source):
 
     def _rows(
         self,
-        encoded: Encoded,
+        users: jax.Array,
+        vectors: jax.Array,
         inputs: Inputs,
         batch: Batch,
         names: tuple[str, ...],
-        scale: jax.Array,
         key: jax.Array,
     ) -> tuple[Rows, Rows]:
         """What it learns from, and what it is told in drawing."""
         items = batch["items"]
-        users = encoded.take(encoded.users, batch["users"]) / scale
-        vectors = encoded.take(encoded.items, items) / scale
         if self.conditions == "features":
             matrices = {name: inputs.features[name] for name in names}
             rows = Rows(

@@ -7,6 +7,8 @@ the choice.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -52,6 +54,8 @@ class _Chosen(Source):
       count: K, negatives per positive.
       candidates: N, uniform draws for each.
     """
+
+    with_positives: ClassVar[bool] = True
 
     count: int = 1
     candidates: int = 8

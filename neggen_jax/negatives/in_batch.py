@@ -14,6 +14,7 @@ train positives of the user, the pair's own item among them, are no negatives.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,8 @@ class InBatch(Source):
       count: K, negatives per positive.
       correction: 0 takes items as they come, by popularity.
     """
+
+    with_positives: ClassVar[bool] = True
 
     count: int = 1
     correction: float = 1.0

@@ -8,6 +8,8 @@ epoch. Losses read what it gives under the name that the config gave it.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -100,7 +102,14 @@ class Source(nn.Module):
     function of the run's seed and the step. What must last from step to step
     beside parameters is a `self.variable` of a collection of its own: it is
     carried, checkpointed and restored with the rest.
+
+    Attributes:
+      with_positives: whether it reads its negatives from the items' table,
+        and the positives with them (`Encoded.take_together`). Such a source
+        is asked before others, which then find the positives read.
     """
+
+    with_positives: ClassVar[bool] = False
 
     def needs(self) -> Needs:
         """What it reads from `Inputs` beside what the encoder does."""
