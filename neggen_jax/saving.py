@@ -35,8 +35,9 @@ class Meta:
         batches included; without compilation, evaluation and checkpoints
         (which are still being written while the next epoch trains). Epochs
         that another process began are left out.
-      input_seconds: of these, how long the next batches were waited for, at
-        most: the devices may have been busy meanwhile.
+      input_seconds: of these, how long the next batches were waited for while
+        the devices had nothing to do, at most: they may have come to the end
+        of it meanwhile.
       evaluation_seconds: time of each evaluation, the first one of a process
         (which compiles) left out.
       compile_seconds: of the training program, in the last process.

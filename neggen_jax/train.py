@@ -218,7 +218,9 @@ class Trainer:
                 break
             asked = time.perf_counter()
             stack = next(self._feed)
-            waited += time.perf_counter() - asked
+            # Devices that are still at work do not wait.
+            if not waiting or _over(waiting[-1]):
+                waited += time.perf_counter() - asked
             # From here on nothing crosses between host and devices unless it
             # is said so.
             with jax.transfer_guard("disallow"):
@@ -319,6 +321,12 @@ class Trainer:
         self._log.write(step, {"epoch": done, **line})
         self._log.keep()
         return value
+
+
+def _over(said: Report) -> bool:
+    """Whether the devices are done with what they make this report of."""
+    made: Any = said.bad_step
+    return bool(made.is_ready())
 
 
 def _present(run: Run, directory: epath.Path, anew: bool = False) -> None:

@@ -1,5 +1,7 @@
 """Attention of a few tokens against float64 NumPy, by XLA and in C++."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -54,6 +56,22 @@ def slope(mapped, shares, heads, g, along):
     return (far - near) / (2 * step)
 
 
+@functools.cache
+def compiled(shape, heads, one):
+    """The mean and its gradient, of tokens of a shape."""
+
+    def both(mapped, shares, g):
+        out, backward = jax.vjp(lambda x: attend(x, shares, heads), mapped)
+        return out, *backward(g)
+
+    rows, dim = shape[1:-1], shape[-1] // 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "alone", lambda: one)
+        like = (shape, shape[:2], (*rows, dim))
+        given = (jax.ShapeDtypeStruct(s, np.float32) for s in like)
+        return jax.jit(both).lower(*given).compile()
+
+
 # Tokens, rows, versions of each, d, h: heads of 1, 2, 4, 8 and 16 entries,
 # which the kernel has, and of 32 and 5, which it has not.
 SHAPES = [
@@ -79,14 +97,8 @@ def test_the_mean_and_its_gradient(one, shape, seed, size):
     mapped, shares = make(rng, *sizes, dim, size=size)
     g = rng.normal(size=(*mapped.shape[1:3], dim)).astype(np.float32)
 
-    @jax.jit
-    def both(mapped, g):
-        out, backward = jax.vjp(lambda x: attend(x, shares, heads), mapped)
-        return out, *backward(g)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "alone", lambda: one)
-        out, gradient = map(np.asarray, both(mapped, g))
+    both = compiled(mapped.shape, heads, one)
+    out, gradient = map(np.asarray, both(mapped, shares, g))
     flat = mapped.astype(np.float64).reshape(len(mapped), -1, 3 * dim)
     every = np.repeat(shares, sizes[2], axis=1)
     want = reference(flat, every, heads).reshape(g.shape)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from neggen_jax.data import order
 from neggen_jax.data.batches import (
     PIPELINES,
     Schedule,
@@ -91,6 +92,23 @@ def test_permute_reaches_past_32_bits():
     assert len(np.unique(out)) == len(index)
     assert 0 <= out.min() < 2**30
     assert size - 2**30 < out.max() < size
+
+
+@given(
+    st.lists(st.integers(1, 2**34), min_size=1, max_size=5), SEEDS, st.data()
+)
+def test_permute_is_the_same_without_a_compiler(sizes, seed, data):
+    """Also where the ranges differ, and there is more than one block."""
+    # Not much smaller than another.
+    sizes = np.maximum(sizes, max(sizes) // 2 + 1)[:, None]
+    rng = np.random.default_rng(seed)
+    count = data.draw(st.sampled_from([1, 300, 2500]))
+    index = rng.integers(0, sizes, (len(sizes), count))
+    keys = rng.integers(0, 2**32, index.shape, np.uint32)
+    out = permute(index, keys, sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "load", lambda: None)
+        np.testing.assert_array_equal(out, permute(index, keys, sizes))
 
 
 def test_permutations_look_random():

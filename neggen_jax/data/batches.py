@@ -34,8 +34,6 @@ import numpy as np
 
 from neggen_jax.catalog import Catalog
 from neggen_jax.data.order import (
-    NumPy,
-    TensorFlow,
     by_age,
     count_parts,
     cuts,
@@ -195,12 +193,11 @@ class Stream:
         """Users and items of the parts that this process reads."""
         return self._mine.users, self._mine.items
 
-    def positions(self, start: Any, xp: Any = NumPy) -> Any:
+    def positions(self, start: int) -> np.ndarray:
         """Where this process' examples of a stack stand in `held`.
 
         Args:
-          start: first step of the stack, int64.
-          xp: NumPy, or TensorFlow.
+          start: first step of the stack.
 
         Returns:
           int64 `[steps_per_dispatch, batch_share]`.
@@ -209,9 +206,9 @@ class Stream:
         weights = mine.weights
         if weights is not None:
             first = start * mine.share
-            drawn = hashed(first, mine.offsets, self.seed, mine.part, xp)
+            drawn = hashed(first, mine.offsets, self.seed, mine.part)
             drawn = weights.before + drawn % weights.total
-            return xp.searchsorted(weights.cumulative, drawn, "right")
+            return np.searchsorted(weights.cumulative, drawn, "right")
         index = stream_order(
             start * mine.share,
             mine.offsets,
@@ -219,9 +216,24 @@ class Stream:
             mine.size,
             mine.part,
             self.parts,
-            xp,
         )
         return mine.begin + index
+
+    def stack(self, dispatch: int) -> Batch:
+        """The batches of a dispatch.
+
+        Returns:
+          "users" and "items", int32 `[steps_per_dispatch, batch_share]`, and
+          the rows of each item table, `[steps_per_dispatch, batch_share, ...]`.
+        """
+        at = self.positions(self.schedule.start(dispatch))
+        users, items = (column[at] for column in self.held)
+        tables = self.item_tables.items()
+        return {
+            "users": users,
+            "items": items,
+            **{name: table[items] for name, table in tables},
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,18 +326,8 @@ def make_stream(
 
 
 def numpy_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
-    """Stacks of batches from dispatch `first` on, without end.
-
-    Yields:
-      "users" and "items", int32 `[steps_per_dispatch, batch_share]`, and the
-      rows of each item table, `[steps_per_dispatch, batch_share, ...]`.
-    """
-    tables = stream.item_tables
-    users, items = stream.held
-    for dispatch in itertools.count(first):
-        at = stream.positions(stream.schedule.start(dispatch))
-        batch = {"users": users[at], "items": items[at]}
-        yield batch | {k: t[batch["items"]] for k, t in tables.items()}
+    """`Stream.stack` from dispatch `first` on, without end."""
+    return map(stream.stack, itertools.count(first))
 
 
 def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
@@ -334,25 +336,16 @@ def tf_batches(stream: Stream, first: int = 0) -> Iterator[Batch]:
 
     # Training owns the accelerators; TensorFlow only feeds it.
     tf.config.set_visible_devices([], "GPU")
-    xp, schedule, tables = TensorFlow(), stream.schedule, stream.item_tables
-    users, items = map(tf.constant, stream.held)
+    columns = stream.columns
+    kinds = [tf.as_dtype(dtype) for _, dtype in columns.values()]
 
-    def rows(items):
-        # They may be mapped from disk: a constant would be a copy.
-        return [table[items] for table in tables.values()]
+    def formed(dispatch: np.int64) -> list[np.ndarray]:
+        stack = stream.stack(int(dispatch))
+        return [stack[name] for name in columns]
 
     def form(dispatch):
-        epoch = dispatch // schedule.dispatches_per_epoch
-        part = dispatch % schedule.dispatches_per_epoch
-        start = epoch * schedule.steps_per_epoch
-        start += part * schedule.steps_per_dispatch
-        at = stream.positions(start, xp)
-        batch = {"users": tf.gather(users, at), "items": tf.gather(items, at)}
-        if not tables:
-            return batch
-        kinds = [tf.as_dtype(table.dtype) for table in tables.values()]
-        found = tf.numpy_function(rows, [batch["items"]], kinds)
-        return batch | dict(zip(tables, found, strict=True))
+        found = tf.numpy_function(formed, [dispatch], kinds)
+        return dict(zip(columns, found, strict=True))
 
     numbers = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
     dataset = numbers.map(form, num_parallel_calls=1).prefetch(2)

@@ -1,15 +1,17 @@
 """Which interactions stand where in endless streams of them.
 
 `data/batches.py` cuts these streams into batches. Everything here is a pure
-function of positions and keys, on the host in NumPy and in tf.data the same to
-the last bit.
+function of positions and keys, the same in NumPy and in C++ to the last bit.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
+
+from neggen_jax.ops.library import load
 
 # Interactions are cut into so many parts at most,
 _PARTS = 256
@@ -24,76 +26,25 @@ _NEWEST = 2**20
 _MULTIPLY = (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35)
 
 
-class NumPy:
-    """What NumPy and TensorFlow do differently."""
-
-    shift = staticmethod(np.right_shift)
-    searchsorted = staticmethod(np.searchsorted)
-
-    @staticmethod
-    def cast(x, dtype):
-        """Another type; what does not fit wraps."""
-        return np.asarray(x).astype(dtype)
-
-    @staticmethod
-    def walk(encipher, index, key, size):
-        """Enciphers until all are in range again; see `permute`."""
-        x, key, size = np.broadcast_arrays(encipher(index, key), key, size)
-        shape, x, key, size = x.shape, x.flatten(), key.ravel(), size.ravel()
-        # Only those that are still outside: after a few rounds hardly any.
-        out = np.flatnonzero(x >= size)
-        while out.size:
-            x[out] = encipher(x[out], key[out])
-            out = out[x[out] >= size[out]]
-        return x.reshape(shape)
-
-
-class TensorFlow:
-    """The same of tensors."""
-
-    def __init__(self):
-        import tensorflow as tf
-
-        self.shift, self.cast = tf.bitwise.right_shift, tf.cast
-
-        def searchsorted(ordered, values, side):
-            found = tf.searchsorted(
-                ordered, tf.reshape(values, [-1]), side, tf.int64
-            )
-            return tf.reshape(found, tf.shape(values))
-
-        self.searchsorted = searchsorted
-
-        def walk(encipher, index, key, size):
-            return tf.while_loop(
-                lambda x: tf.reduce_any(x >= size),
-                lambda x: (tf.where(x >= size, encipher(x, key), x),),
-                (encipher(index, key),),
-            )[0]
-
-        self.walk = walk
-
-
-def _mix(xp, x, key):
+def _mix(x, key):
     """Scrambles uint32 `x` under a uint32 key."""
     x = (x ^ key) * _MULTIPLY[0]
-    x = (x ^ xp.shift(x, 15)) * _MULTIPLY[1]
-    x = (x ^ xp.shift(x, 13)) * _MULTIPLY[2]
-    return x ^ xp.shift(x, 16)
+    x = (x ^ x >> 15) * _MULTIPLY[1]
+    x = (x ^ x >> 13) * _MULTIPLY[2]
+    return x ^ x >> 16
 
 
-def _encipher(xp, x, key, half: int):
+def _encipher(x, key, half: int):
     """A Feistel network: a keyed bijection of `[0, 4**half)`, int64."""
-    mask = 2**half - 1
-    left = xp.cast(xp.shift(x, half), "uint32")
-    right = xp.cast(x & mask, "uint32")
+    mask = np.uint32(2**half - 1)
+    left, right = _wrapped(x >> half), _wrapped(x) & mask
     for _ in range(_ROUNDS):
         key = key + _MULTIPLY[0]
-        left, right = right, left ^ (_mix(xp, right, key) & mask)
-    return xp.cast(left, "int64") * 2**half + xp.cast(right, "int64")
+        left, right = right, left ^ (_mix(right, key) & mask)
+    return left.astype(np.int64) << half | right
 
 
-def permute(index, key, size: int, xp=NumPy):
+def permute(index, key, size):
     """Maps indices through a keyed permutation of `[0, size)`.
 
     Indices that leave the range are enciphered again until they return
@@ -104,17 +55,37 @@ def permute(index, key, size: int, xp=NumPy):
       key: uint32, of the same shape.
       size: length of the range; or one for each index, none much smaller
         than another.
-      xp: NumPy, or TensorFlow.
     """
     half = _half_bits(int(np.max(size)))
-    return xp.walk(lambda x, key: _encipher(xp, x, key, half), index, key, size)
+    index, key, size = np.broadcast_arrays(index, key, size)
+    if (library := load()) is not None:
+        return _permute_natively(library, index, key, size, half)
+    shape, key, size = index.shape, key.ravel(), size.ravel()
+    x = _encipher(index.ravel(), key, half)
+    # Only those that are still outside: after a few rounds hardly any.
+    out = np.flatnonzero(x >= size)
+    while out.size:
+        x[out] = _encipher(x[out], key[out], half)
+        out = out[x[out] >= size[out]]
+    return x.reshape(shape)
+
+
+def _permute_natively(library: ctypes.CDLL, index, key, size, half: int):
+    """The same by `ops/cc/permute.h`, while others of the process run."""
+    kinds = np.int64, np.uint32, np.int64
+    given = map(np.ascontiguousarray, (index, key, size), kinds)
+    out = np.empty(index.shape, np.int64)
+    *read, made = (x.ctypes.data_as(ctypes.c_void_p) for x in (*given, out))
+    count, half_bits = map(ctypes.c_int64, (index.size, half))
+    library.neggen_permute(*read, count, half_bits, made)
+    return out
 
 
 def _half_bits(size: int) -> int:
     return max(1, math.ceil((size - 1).bit_length() / 2))
 
 
-def stream_order(start, offsets, seed: int, size, part=0, parts=1, xp=NumPy):
+def stream_order(start, offsets, seed: int, size, part=0, parts=1):
     """The interactions at some positions of endless streams.
 
     Args:
@@ -124,20 +95,19 @@ def stream_order(start, offsets, seed: int, size, part=0, parts=1, xp=NumPy):
       size: number of interactions in the stream of each offset.
       part: number of the stream of each offset.
       parts: how many streams there are.
-      xp: NumPy, or TensorFlow.
 
     Returns:
       int64 indices of interactions of the streams, in the shape of `offsets`.
     """
     position = start + offsets
-    passes = xp.cast(position // size * parts + part, "uint32")
+    passes = _wrapped(position // size * parts + part)
     # Mixed twice: passes ^ seed alone would give seed 1 the passes of seed 0,
     # two by two exchanged.
-    key = _mix(xp, _mix(xp, passes, 0), seed)
-    return permute(position % size, key, size, xp)
+    key = _mix(_mix(passes, 0), seed)
+    return permute(position % size, key, size)
 
 
-def hashed(start, offsets, seed: int, part, xp=NumPy):
+def hashed(start, offsets, seed: int, part):
     """Random numbers for some positions of endless streams.
 
     Args:
@@ -145,19 +115,21 @@ def hashed(start, offsets, seed: int, part, xp=NumPy):
       offsets: int64, any shape, added to it.
       seed: in `[0, 2**32)`.
       part: number of the stream of each offset.
-      xp: NumPy, or TensorFlow.
 
     Returns:
       int64 in `[0, 2**62)`, in the shape of `offsets`.
     """
     position = start + offsets
-    low = xp.cast(position & (2**32 - 1), "uint32")
-    high = xp.cast(xp.shift(position, 32), "uint32")
-    part = xp.cast(part + 0 * offsets, "uint32")
-    key = _mix(xp, high, _mix(xp, _mix(xp, part, 0), seed))
-    first = xp.cast(_mix(xp, low, key), "int64")
-    second = xp.cast(_mix(xp, low, key + _MULTIPLY[0]), "int64")
-    return first * 2**30 + xp.shift(second, 2)
+    low, high = _wrapped(position), _wrapped(position >> 32)
+    key = _mix(high, _mix(_mix(_wrapped(part + 0 * offsets), 0), seed))
+    first = _mix(low, key).astype(np.int64)
+    second = _mix(low, key + _MULTIPLY[0]).astype(np.int64)
+    return first * 2**30 + (second >> 2)
+
+
+def _wrapped(x):
+    """As uint32, modulo 2^32."""
+    return np.asarray(x).astype(np.uint32)
 
 
 def by_age(times: np.ndarray, half_life: float) -> np.ndarray:

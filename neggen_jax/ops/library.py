@@ -1,7 +1,8 @@
 """The library of kernels in C++, compiled where it is first used.
 
 A kernel is a header in `cc/`, bound in `library.cc`, and named in `KERNELS`;
-`ops/native.py` calls it.
+`ops/native.py` calls it. `neggen_permute` is none, but called on the host, by
+`data/order.py`.
 
 The library is kept in the user's cache directory (`cache.py`), under a name
 that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
@@ -76,6 +77,7 @@ def load() -> ctypes.CDLL | None:
         return None
     library.neggen_has_avx512.restype = ctypes.c_bool
     library.neggen_has_vnni.restype = ctypes.c_bool
+    library.neggen_permute.restype = None
     for name in KERNELS:
         made = jax.ffi.pycapsule(getattr(library, f"neggen_{name}"))
         jax.ffi.register_ffi_target(f"neggen_{name}", made, platform="cpu")

@@ -6,6 +6,7 @@
 #include "draw.h"
 #include "exps.h"
 #include "multiply.h"
+#include "permute.h"
 #include "project.h"
 #include "rank.h"
 #include "top_k.h"
@@ -15,6 +16,13 @@ extern "C" bool neggen_has_avx512() { return neggen::HasAvx512(); }
 
 // Whether ranking rules out scores by products of bytes on it.
 extern "C" bool neggen_has_vnni() { return neggen::HasVnni(); }
+
+// Of NumPy's arrays, for those who feed the devices.
+extern "C" void neggen_permute(const int64_t* index, const uint32_t* keys,
+                               const int64_t* sizes, int64_t count,
+                               int64_t half, int64_t* out) {
+  neggen::Permute(index, keys, sizes, count, half, out);
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(neggen_adam, neggen::Adam,
                               ffi::Ffi::Bind()
