@@ -30,38 +30,50 @@ def unit(rng, count, dim):
     st.sampled_from([(1, 1, 1), (7, 65, 3), (13, 64, 64), (100, 130, 70)]),
     st.sampled_from([0.05, 1.0, 5.0, 40.0, 100.0]),
     st.integers(0, 99),
+    st.booleans(),
 )
-def test_it_and_its_gradients(one, shape, bound, seed):
+def test_it_and_its_gradients(one, shape, bound, seed, some):
     rows, columns, dim = shape
     rng = np.random.default_rng(seed)
     anchors, others = bound * unit(rng, rows, dim), unit(rng, columns, dim)
     # The ends of what may be: the same vector, and its opposite.
     others[0], others[-1] = -anchors[0] / bound, anchors[0] / bound
     g = rng.normal(size=rows)
+    # Where not all count, one row has none, and others beside them.
+    left_out = rng.random((rows, columns)) < 0.5 if some else None
+    beside = bound * rng.uniform(-1, 1, (rows, 2)) if some else None
+    if some:
+        left_out[0], beside[rows // 2, 1] = True, -np.inf
 
     @jax.jit
-    def every(anchors, others, g):
-        def of(anchors, others):
-            return log_sum_exp(anchors, others, bound)
+    def every(anchors, others, beside, g):
+        def of(anchors, others, beside):
+            return log_sum_exp(anchors, others, bound, left_out, beside)
 
-        out, backward = jax.vjp(of, anchors, others)
+        out, backward = jax.vjp(of, anchors, others, beside)
         return out, *backward(g)
 
-    given_ = (jnp.asarray(x, jnp.float32) for x in (anchors, others, g))
+    given_ = jax.tree.map(jnp.float32, (anchors, others, beside, g))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "alone", lambda: one)
         got = every(*given_)
     logits = anchors @ others.T
+    if some:
+        counted = np.where(left_out, -np.inf, logits)
+        logits = np.concatenate([counted, beside], axis=1)
     top = logits.max(axis=1, keepdims=True)
     want = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
     slopes = np.exp(logits - want[:, None]) * g[:, None]
     # Logits are rounded by 2^-23 of the bound, and some of it as sums are.
     error = 2e-6 * max(1, bound)
     np.testing.assert_allclose(got[0], want, atol=error)
-    for ours, theirs in (
-        (got[1], slopes @ others),
-        (got[2], slopes.T @ anchors),
-    ):
+    pairs = [
+        (got[1], slopes[:, :columns] @ others),
+        (got[2], slopes[:, :columns].T @ anchors),
+    ]
+    if some:
+        pairs.append((got[3], slopes[:, columns:]))
+    for ours, theirs in pairs:
         scale = max(1, np.abs(theirs).max())
         np.testing.assert_allclose(ours, theirs, atol=4 * error * scale)
 

@@ -98,7 +98,8 @@ def alignment(
     ours, theirs = unit(effect.factual), unit(effect.counterfactual)
     own = (anchors * ours).sum(-1) / temperature
     wrong = jnp.einsum("bd,bkd->bk", anchors, theirs) / temperature
-    logits = [own[:, None], jnp.where(effect.present, wrong, -jnp.inf)]
+    wrong = jnp.where(effect.present, wrong, -jnp.inf)
+    beside = jnp.concatenate([own[:, None], wrong], axis=1)
     if others:
         # The same item again is no negative of itself, nor are those of a
         # user's own items that the batch shows to be such.
@@ -107,14 +108,16 @@ def alignment(
         left_out = (items[:, None] == items[some]) | ~effect.known[some]
         if by_user:
             left_out |= users[:, None] == users[some]
-        cross = anchors @ ours[some].T / temperature
-        logits.append(jnp.where(left_out, -jnp.inf, cross))
-    apart = jax.nn.logsumexp(jnp.concatenate(logits, axis=1), axis=1) - own
+        total = log_sum_exp(
+            anchors / temperature, ours[some], 1 / temperature, left_out, beside
+        )
+    else:
+        total = jax.nn.logsumexp(beside, axis=1)
     there = effect.known
     if not others:
         # Told from nothing, an effect learns nothing.
         there &= effect.present.any(axis=1)
-    return (apart * there).sum() / jnp.maximum(there.sum(), 1)
+    return ((total - own) * there).sum() / jnp.maximum(there.sum(), 1)
 
 
 def _normaliser(

@@ -45,37 +45,60 @@ def by_chunks(
 
 
 def log_sum_exp(
-    anchors: jax.Array, others: jax.Array, bound: float
+    anchors: jax.Array,
+    others: jax.Array,
+    bound: float,
+    left_out: jax.Array | None = None,
+    beside: jax.Array | None = None,
 ) -> jax.Array:
     """Log-sum-exp of each anchor's inner products with all others.
 
     Args:
       anchors: float32 `[n, d]`.
       others: float32 `[m, d]`.
-      bound: the products lie within +-`bound`.
+      bound: the products, and what stands beside them, lie within +-`bound`.
+      left_out: bool `[n, m]`, which products do not count; all do, if None.
+      beside: `[n, k]`, logits that count as well; -inf does not.
 
     Returns:
       `[n]`.
     """
     if 2 * bound > 80:
         # Shifted by the bound, every term might underflow.
-        return jax.nn.logsumexp(anchors @ others.T, axis=1)
+        logits = anchors @ others.T
+        if left_out is not None:
+            logits = jnp.where(left_out, -jnp.inf, logits)
+        if beside is not None:
+            logits = jnp.concatenate([logits, beside], axis=1)
+        return jax.nn.logsumexp(logits, axis=1)
     # The known bound spares the search for each row's maximum, forward and
     # backward: over three times as fast on CPU.
-    if not native.exponentiates(anchors, others):
+    if native.exponentiates(anchors, others):
+        sums = _sums(anchors, others, left_out, bound)
+    else:
         exps = jnp.exp(anchors @ others.T - bound)
-        return bound + jnp.log(exps.sum(axis=1))
-    return bound + jnp.log(_sums(anchors, others, bound))
+        sums = _counted(exps, left_out).sum(axis=1)
+    if beside is not None:
+        sums += jnp.exp(beside - bound).sum(axis=1)
+    return bound + jnp.log(sums)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _sums(anchors: jax.Array, others: jax.Array, bound: float) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _sums(
+    anchors: jax.Array,
+    others: jax.Array,
+    left_out: jax.Array | None,
+    bound: float,
+) -> jax.Array:
     """Sums of exponentials of what products exceed the bound by."""
-    return _exps(anchors, others, bound)[1]
+    return _exps(anchors, others, left_out, bound)[1]
 
 
 def _exps(
-    anchors: jax.Array, others: jax.Array, bound: float
+    anchors: jax.Array,
+    others: jax.Array,
+    left_out: jax.Array | None,
+    bound: float,
 ) -> tuple[jax.Array, jax.Array]:
     """The exponentials, `[n, m]`, and the sums of their rows."""
 
@@ -89,11 +112,23 @@ def _exps(
         cpu=functools.partial(native.exps, bound=bound),
         default=by_xla,
     )
-    return exps, sums
+    if left_out is None:
+        return exps, sums
+    exps = _counted(exps, left_out)
+    return exps, exps.sum(axis=1)
 
 
-def _forward(anchors: jax.Array, others: jax.Array, bound: float) -> Any:
-    exps, sums = _exps(anchors, others, bound)
+def _counted(exps: jax.Array, left_out: jax.Array | None) -> jax.Array:
+    return exps if left_out is None else jnp.where(left_out, 0, exps)
+
+
+def _forward(
+    anchors: jax.Array,
+    others: jax.Array,
+    left_out: jax.Array | None,
+    bound: float,
+) -> Any:
+    exps, sums = _exps(anchors, others, left_out, bound)
     return sums, (exps, anchors, others)
 
 
@@ -104,7 +139,7 @@ def _backward(bound: float, kept: Any, g: jax.Array) -> Any:
     rows = jnp.arange(len(exps))
     product = functools.partial(wide.project_rows, (exps,), rows)
     of_anchors, backward = jax.vjp(product, others)
-    return g[:, None] * of_anchors, *backward(g[:, None] * anchors)
+    return g[:, None] * of_anchors, *backward(g[:, None] * anchors), None
 
 
 _sums.defvjp(_forward, _backward)
