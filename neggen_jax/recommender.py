@@ -84,7 +84,7 @@ class Objective(nn.Module):
             name: source(encoded, inputs, batch, clock)
             for name, source in order
         }
-        # Losses are added up in the order of the config.
+        # Losses are added up in the order that sources are named in.
         return {name: drawn[name] for name in self.sources}
 
     def loss(

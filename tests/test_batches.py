@@ -24,8 +24,15 @@ from neggen_jax.data.batches import (
     prefetched,
     tf_batches,
 )
-from neggen_jax.data.order import by_age, count_parts, permute, stream_order
+from neggen_jax.data.order import (
+    by_age,
+    count_parts,
+    hashed,
+    permute,
+    stream_order,
+)
 from neggen_jax.errors import InputError
+from neggen_jax.ops import native
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -94,6 +101,7 @@ def test_permute_reaches_past_32_bits():
     assert size - 2**30 < out.max() < size
 
 
+@pytest.mark.skipif(not native.available(), reason="there is no C++ compiler")
 @given(
     st.lists(st.integers(1, 2**34), min_size=1, max_size=5), SEEDS, st.data()
 )
@@ -109,6 +117,21 @@ def test_permute_is_the_same_without_a_compiler(sizes, seed, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "load", lambda: None)
         np.testing.assert_array_equal(out, permute(index, keys, sizes))
+
+
+def test_orders_are_those_that_runs_were_begun_with():
+    """Whoever changes these counts `batches.ORDER` on."""
+    some = np.arange(4)
+    for start, expected in (
+        (0, [333, 640, 229, 531]),
+        (2**33, [967, 155, 466, 272]),
+    ):
+        found = stream_order(start, some, 7, 1000, 1, 4)
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(
+        hashed(2**33, some[:2], 7, 1),
+        [3722146112794337152, 2296091078305632268],
+    )
 
 
 def test_permutations_look_random():

@@ -3,6 +3,8 @@
 import gc
 import json
 import shutil
+import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from conftest import make_catalog, some
 from training import digests, fill, make_config, numbers
 
 from neggen_jax import run as runs
+from neggen_jax import train as loop
 from neggen_jax.checkpoint import Checkpoints
 from neggen_jax.errors import InputError
 from neggen_jax.saving import Meta
@@ -95,6 +98,44 @@ def test_results_hold_what_was_promised(two):
             assert len(per_user["users"]) == 61
             mean = per_user["ndcg@20"].mean()
             assert mean == pytest.approx(results[split]["ndcg@20"])
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_batches_are_waited_for_where_devices_have_nothing_to_do(
+    tmp_path, monkeypatch, over
+):
+    """By a clock that goes while batches are made, and else stands still."""
+    now, made, noted, met = 0.0, runs.Run.batches, Meta.note, []
+
+    def batches(self, first):
+        nonlocal now
+        for stack in made(self, first):
+            now += 1.0
+            yield stack
+
+    def note(self, value, step):
+        met.append(self.input_seconds[:])
+        noted(self, value, step)
+
+    monkeypatch.setattr(runs.Run, "batches", batches)
+    monkeypatch.setattr(Meta, "note", note)
+    monkeypatch.setattr(loop, "_over", lambda said: over)
+    clock = SimpleNamespace(perf_counter=lambda: now, time=time.time)
+    monkeypatch.setattr(loop, "time", clock)
+    train(tmp_path / "run")
+    # Of three dispatches an epoch; the very first batches come before it.
+    first, second = (2, 3) if over else (0, 1)
+    assert met == [[first], [first, second]]
+
+
+def test_devices_are_at_work_until_they_are_not():
+    large = jnp.ones((1500, 1500))
+    product = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x))
+    product(large).block_until_ready()
+    report = SimpleNamespace(bad_step=product(large)[0, 0])
+    assert not loop._over(report)
+    report.bad_step.block_until_ready()
+    assert loop._over(report)
 
 
 def test_the_best_step_is_the_one_of_the_log(two):

@@ -71,7 +71,7 @@ def permute(index, key, size):
 
 
 def _permute_natively(library: ctypes.CDLL, index, key, size, half: int):
-    """The same by `ops/cc/permute.h`, while others of the process run."""
+    """The same by `ops/cc/permute.h`, which lets other threads run."""
     kinds = np.int64, np.uint32, np.int64
     given = map(np.ascontiguousarray, (index, key, size), kinds)
     out = np.empty(index.shape, np.int64)

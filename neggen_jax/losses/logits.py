@@ -58,6 +58,7 @@ def log_sum_exp(
       others: float32 `[m, d]`.
       bound: the products, and what stands beside them, lie within +-`bound`.
       left_out: bool `[n, m]`, which products do not count; all do, if None.
+        Something is to count in each row, a product or what stands beside.
       beside: `[n, k]`, logits that count as well; -inf does not.
 
     Returns:

@@ -65,7 +65,7 @@ def view_of(encoded: Encoded, name: str) -> tuple[Any, Any]:
 
 def unit(x: jax.Array) -> jax.Array:
     """Rows at length 1, in float32."""
-    # One after another: of an axis more, sums take six times as long on CPU.
+    # As rows: over the last of [n, 1, d], sums take six times as long on CPU.
     rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])
     square = jnp.sum(rows * rows, axis=-1, keepdims=True)
     # The floor keeps the gradient of a zero row finite.

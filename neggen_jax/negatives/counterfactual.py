@@ -109,14 +109,19 @@ class Counterfactual(Source):
     def moved(self, items: jax.Array, effects: jax.Array) -> jax.Array:
         """Embeddings plus lambda times effects `[..., d]`."""
         if self.length == "embedding":
-            size = jax.lax.stop_gradient(_length(items))
-            effects = effects * (size / _length(effects))
+            effects = _as_long(effects, jax.lax.stop_gradient(items))
         return items + self.strength * effects
 
 
-def _length(x: jax.Array) -> jax.Array:
-    # One after another: of an axis more, sums take six times as long on CPU.
+def _as_long(x: jax.Array, other: jax.Array) -> jax.Array:
+    """Vectors at the lengths of others."""
+    # As rows: over the last of [n, 1, d], sums take six times as long on CPU.
     rows = x.reshape(-1, x.shape[-1])
+    others = jnp.broadcast_to(other, x.shape).reshape(rows.shape)
+    return (rows * (_length(others) / _length(rows))).reshape(x.shape)
+
+
+def _length(rows: jax.Array) -> jax.Array:
     # The floor keeps the gradient of a zero row finite.
-    length = jnp.sqrt(jnp.sum(rows * rows, axis=-1) + 1e-12)
-    return length.reshape(*x.shape[:-1], 1)
+    square = jnp.sum(rows * rows, axis=-1, keepdims=True)
+    return jnp.sqrt(square + 1e-12)
