@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,6 +138,13 @@ class Attached:
         Returns:
           Source -> `Negatives`, and what is kept.
         """
+        if missing := {"users", "items"} - set(batch):
+            raise InputError(
+                f"The batch has no {' and no '.join(sorted(missing))}.",
+                where="Attached.draw",
+                expected='{"users": int32 [B], "items": int32 [B]}',
+                found=", ".join(batch),
+            )
         given = self._given(
             encoded, jnp.asarray(step), batch["users"], batch["items"]
         )
@@ -264,7 +272,9 @@ def attach(
       losses: as `config.losses`; none by default.
       batch_size: pairs in one step; with the train interactions, it says how
         many steps schedules take for an epoch.
-      epochs: of the run, for schedules that stretch over it.
+      epochs: of the run, for schedules that stretch over it. Sources that
+        let negatives in over time give all of them weight 0 until then:
+        "diffusion" until its `start`, 30 epochs if nothing is said.
       partition: where tables lie; one device by default. On a mesh,
         embeddings have `Attached.sizes`' rows.
 
@@ -274,6 +284,9 @@ def attach(
     """
     config = ConfigDict({"negatives": negatives, "losses": losses or {}})
     check.check_parts(config, catalog)
+    steps_per_epoch = math.ceil(len(catalog.train) / batch_size)
+    for doubt in check.doubts(config.negatives, epochs, steps_per_epoch):
+        warnings.warn(doubt, stacklevel=2)
     partition = partition or make_partition(devices=jax.local_devices()[:1])
     objective = recommender.build_objective(config)
     placed = inputs.build(catalog, objective.needs(), partition)
@@ -284,7 +297,7 @@ def attach(
         partition=partition,
         sizes=inputs.sizes(catalog, partition),
         dim=dim,
-        steps_per_epoch=math.ceil(len(catalog.train) / batch_size),
+        steps_per_epoch=steps_per_epoch,
         epochs=epochs,
     )
 

@@ -7,6 +7,7 @@ it computes anything.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -85,6 +86,31 @@ def check(config: ConfigDict, partition: Partition, catalog: Catalog) -> None:
             fix="have fewer devices share a batch, with --config.mesh.model=, "
             "or choose another batch size, in a new workdir",
         )
+
+
+def doubts(negatives: ConfigDict, epochs: int, epoch_steps: int) -> list[str]:
+    """What may be meant, and mostly is not: a line each.
+
+    A run may be made longer, so that nothing here is refused.
+
+    Args:
+      negatives: `config.negatives`.
+      epochs: of the run.
+      epoch_steps: steps of an epoch.
+    """
+    found = []
+    length = {"epochs": epochs, "steps": epochs * epoch_steps}
+    for name, part in negatives.items():
+        kind = SOURCES.get(part.get("name", ""))
+        if not hasattr(kind, "rate") or not hasattr(kind, "start"):
+            continue
+        unit, start = (part.get(k, getattr(kind, k)) for k in ("unit", "start"))
+        if start >= length.get(unit, math.inf):
+            found.append(
+                f"negatives.{name} are let in from {start:g} {unit} on (start),"
+                f" and the run has {length[unit]}: it trains without them"
+            )
+    return found
 
 
 def _within(key: str, low: float, high: float, *values: float) -> None:

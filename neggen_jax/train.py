@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from neggen_jax import evaluate, hosts, memory, metrics, storage
+from neggen_jax import check, evaluate, hosts, memory, metrics, storage
 from neggen_jax import results as told
 from neggen_jax.catalog import Catalog
 from neggen_jax.checkpoint import Checkpoints, read_json, write_json
@@ -33,6 +34,10 @@ from neggen_jax.saving import Meta, Saving
 from neggen_jax.step import Report, State
 from neggen_jax.warm_start import warm_start
 from neggen_jax.workdir import RUN, Log, claim, writing
+
+# Of an epoch: with fewer, hardly anything is learnt in the epochs that early
+# stopping waits for.
+_FEW_STEPS = 5
 
 
 def train_and_evaluate(
@@ -170,6 +175,7 @@ class Trainer:
         if not saving.due(step, meta):
             self.checkpoints.pass_by(step)
         self._state = state
+        self._doubt()
         try:
             with Progress(self.run, meta, step) as bar:
                 while not meta.over(config):
@@ -187,6 +193,21 @@ class Trainer:
             raise Stopped(self.preemption.saved) from None
         finally:
             self._log.close()
+
+    def _doubt(self) -> None:
+        """Says what of the config is hardly meant."""
+        config, schedule = self.run.config, self.run.stream.schedule
+        steps = schedule.steps_per_epoch
+        found = check.doubts(config.negatives, config.train.epochs, steps)
+        if steps < _FEW_STEPS:
+            found.append(
+                f"an epoch has few steps ({steps}, of "
+                f"{config.train.batch_size} interactions): smaller batches "
+                "(train.batch_size) learn more in it"
+            )
+        if hosts.first():
+            for doubt in found:
+                print(f"warning: {doubt}", file=sys.stderr, flush=True)
 
     def _epoch(self, meta: Meta) -> None:
         """Trains to the end of the epoch that the state is in.

@@ -18,6 +18,7 @@ from rewritten import make_rewritten, standardised
 
 from neggen_jax import api, metrics, recommender
 from neggen_jax.data.inputs import sizes
+from neggen_jax.errors import InputError
 from neggen_jax.negatives.source import Clock
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
@@ -134,6 +135,25 @@ def test_generated_negatives_wait_for_their_time():
         (_, terms, drawn, *_), _ = ran(step=epochs * steps)
         assert terms["drawn/admitted"] == admitted
         assert (np.asarray(drawn["drawn"].weights).sum(1) == admitted).all()
+
+
+def test_what_would_draw_nothing_is_said():
+    with pytest.warns(UserWarning, match="let in from 30 epochs on"):
+        api.attach(
+            make_rewritten(),
+            DIM,
+            negatives={"drawn": {"name": "diffusion"}},
+            epochs=30,
+        )
+
+
+def test_a_batch_has_users_and_items():
+    ours = attached()
+    params, kept = ours.init(jax.random.key(3))
+    encoded, wrong = tables(on_mesh(1, 1)), {"user": [0], "items": [0]}
+    with pytest.raises(InputError, match="has no users") as caught:
+        ours.draw(params, kept, encoded, wrong, 0, jax.random.key(0))
+    assert caught.value.found == "user, items"
 
 
 def test_each_side_has_its_own_gradient():

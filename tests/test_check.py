@@ -4,8 +4,10 @@ import jax
 import pytest
 from conftest import make_catalog
 from generated import with_generated
+from ml_collections import ConfigDict
 from training import make_config
 
+from neggen_jax.check import doubts
 from neggen_jax.errors import InputError
 from neggen_jax.negatives import SOURCES, difficulty, process, source
 from neggen_jax.negatives.catalogue import Uniform
@@ -141,6 +143,38 @@ def test_a_source_that_nobody_knows_is_refused():
     assert error.where == "config.negatives.generated.name"
     assert "did you mean 'diffusion'?" in error.fix
     assert "ramped_uniform" in error.fix
+
+
+@pytest.mark.parametrize("name", ["diffusion", "ramped_uniform"])
+@pytest.mark.parametrize(
+    ("start", "unit", "let_in"),
+    [
+        (9.0, "epochs", True),
+        (10.0, "epochs", False),
+        (49.0, "steps", True),
+        (50.0, "steps", False),
+        (0.9, "run", True),
+    ],
+)
+def test_negatives_that_would_come_after_the_run_are_doubted(
+    name, start, unit, let_in
+):
+    part = {"name": name, "start": start, "unit": unit}
+    other = {"name": "uniform"}
+    known = ConfigDict(
+        {"late": part, "sampled": other, "mine": {"name": "x:Y"}}
+    )
+    found = doubts(known, epochs=10, epoch_steps=5)
+    assert len(found) == (not let_in)
+    assert all(f"from {start:g} {unit} on" in line for line in found)
+    assert all(line.startswith("negatives.late") for line in found)
+
+
+def test_the_ramp_that_nobody_has_set_is_doubted_too():
+    known = ConfigDict({"generated": {"name": "diffusion"}})
+    assert not doubts(known, epochs=31, epoch_steps=1)
+    (line,) = doubts(known, epochs=30, epoch_steps=1)
+    assert "the run has 30: it trains without them" in line
 
 
 @pytest.mark.parametrize("key", ["samples", "start", "rate", "unit"])

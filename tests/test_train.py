@@ -128,6 +128,17 @@ def test_batches_are_waited_for_where_devices_have_nothing_to_do(
     assert met == [[first], [first, second]]
 
 
+def test_what_is_hardly_meant_is_said_before_it_trains(tmp_path, capsys):
+    late = {"name": "diffusion", "start": 1.0}
+    config = make_config("mf", train__epochs=1, train__batch_size=576)
+    with config.unlocked():
+        config.negatives.late = late
+    train_and_evaluate(config, tmp_path / "run", make_catalog())
+    said = capsys.readouterr().err
+    assert "warning: negatives.late are let in from 1 epochs on" in said
+    assert "warning: an epoch has few steps (1, of 576 interactions)" in said
+
+
 def test_devices_are_at_work_until_they_are_not():
     large = jnp.ones((1500, 1500))
     product = jax.jit(lambda x: jax.lax.fori_loop(0, 20, lambda _, y: y @ x, x))

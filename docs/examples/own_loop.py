@@ -19,6 +19,7 @@ from neggen_jax import api, command
 
 EPOCHS = flags.DEFINE_integer("epochs", 40, "How long to train.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.adopt_module_key_flags(small_shop)
 DIM, BATCH = 64, 1024
 
 # --- ours: what is asked for, as configs/neggen.py and gdnsm.py have it
