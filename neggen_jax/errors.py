@@ -46,10 +46,14 @@ class InputError(ValueError):
         super().__init__("\n".join(parts))
 
 
+# Words are taken for one another from this share of letters in common on.
+_ALIKE = 0.5
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the known word closest to `name`, and all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=_ALIKE)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names)}"
 
@@ -66,7 +70,10 @@ def nearest_key(name: str, known: Iterable[str]) -> str:
         return nearest(
             name.partition(".")[0], {k.partition(".")[0] for k in keys}
         )
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    # That they stand in the same part makes no names alike.
+    last = [key.removeprefix(f"{part}.") for key in (name, *close)]
+    alike = difflib.get_close_matches(last[0], last[1:], cutoff=0.6)
+    hint = f"did you mean {close[0]!r}? " if alike else ""
     return f"{hint}{part or 'the config'} has {', '.join(beside)}"
 
 

@@ -42,6 +42,8 @@ def test_of_many_keys_those_beside_the_closest_are_named():
     assert (
         nearest_key("train.qqqqqqqqqqqqqqqqqq", known) == "train has ema, keep"
     )
+    # Those of one part are not alike by its name.
+    assert nearest_key("encoder.lr", known) == "encoder has dim, layers"
     assert nearest_key("q.q", known) == "known: encoder, seed, train"
     assert nearest_key("sead", known) == (
         "did you mean 'seed'? the config has seed"
