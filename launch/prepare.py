@@ -41,6 +41,9 @@ _WORDS = {
     "time_column": "csv, parquet, tfds: likewise.",
     "split_column": "csv, parquet: likewise.",
     "items_file": "csv, parquet: what is known of the items.",
+    "title_column": "csv, parquet: what it is called in the items' file.",
+    "text_column": "csv, parquet: likewise.",
+    "image_column": "csv, parquet: likewise; of the pictures' files.",
     "data_dir": "tfds: where datasets are.",
     "features": "bazaar: render (texts and pictures) or direct (vectors).",
 }

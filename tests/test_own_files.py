@@ -240,6 +240,51 @@ def test_items_by_identifier(tmp_path, kind):
     assert any(read(tmp_path / "in", "csv", **options).records.titles)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("Product Name", "item_description", "Picture"), {}),
+        (
+            ("a", "b", "c"),
+            {"title_column": "a", "text_column": "b", "image_column": "c"},
+        ),
+    ],
+)
+def test_content_by_name(tmp_path, capsys, kind, names, options):
+    write(tmp_path / "log.csv", table())
+    rows = [(f"ä{n}", f"t{n}", "long", f"{n}.jpg", "red") for n in range(1, 6)]
+    path = tmp_path / f"items.{kind}"
+    write(path, rows, ("item_id", *names, "colour"))
+    records = read_files("csv", tmp_path / "log.csv", **options).records
+    place = records.ids.index("ä3")
+    assert records.titles[place] == "t3"
+    assert records.texts[place] == "long"
+    assert records.images[place] == "3.jpg"
+    assert records.attributes[place] == {"colour": "red"}
+    said = capsys.readouterr().err
+    title, text, image = names
+    assert f"title: {title}; text: {text}; image: {image}" in said
+    assert "attributes: colour" in said
+    assert "warning" not in said
+
+
+def test_pictures_that_are_taken_for_an_attribute_are_told(tmp_path, capsys):
+    write(tmp_path / "log.csv", table())
+    rows = [(f"ä{n}", f"t{n}", f"shots/{n}.JPG", "red") for n in range(1, 6)]
+    names = ("item_id", "title", "shot", "colour")
+    write(tmp_path / "items.csv", rows, names)
+    read_files("csv", tmp_path / "log.csv")
+    said = capsys.readouterr().err
+    assert "warning: items.csv: 'shot' is taken as an attribute" in said
+    assert "'colour' is" not in said
+    refused(
+        "no column 'shoot'.*did you mean 'shot'",
+        tmp_path / "log.csv",
+        image_column="shoot",
+    )
+
+
 BAD_ITEMS = {
     "twice": ("item_id,title\nä1,x\nä1,y\n", "item twice.*line 3"),
     "no identifiers": ("title\nx\n", "column looks like that of the items'"),

@@ -48,10 +48,23 @@ USUAL = {
         *("when", "createdat", "orderdate", "purchasedate", "day"),
     ),
     "split": ("split", "splitlabel", "xlabel", "fold"),
-    "title": ("title", "itemtitle", "movietitle", "producttitle", "name"),
-    "text": ("description", "text", "itemtext", "detaildesc"),
-    "image": ("image", "imagepath"),
+    "title": (
+        *("title", "itemtitle", "movietitle", "producttitle", "name"),
+        *("itemname", "productname", "prodname", "headline"),
+    ),
+    "text": (
+        *("description", "text", "itemtext", "detaildesc", "itemdescription"),
+        *("productdescription", "desc", "abstract", "summary", "body"),
+    ),
+    # No addresses: pictures are read from files.
+    "image": (
+        *("image", "imagepath", "imagefile", "imagefilename", "imagename"),
+        *("images", "img", "imgpath", "picture", "picturepath", "picturefile"),
+        *("pictures", "photo", "photopath", "photofile", "thumbnail"),
+    ),
 }
+# What is known of an item, but for its identifier and attributes.
+CONTENT = ("title", "text", "image")
 # Words for the splits -> position in SPLITS.
 LABELS = {
     "train": 0,
@@ -109,14 +122,7 @@ def choose(
     names = list(names)
     chosen = {}
     for role in Columns._fields:
-        name = given.get(role)
-        if name and name not in names:
-            raise InputError(
-                f"There is no column {name!r}.",
-                where=where,
-                fix=nearest(name, names),
-            )
-        chosen[role] = name or guess(role, names)
+        chosen[role] = _pick(role, names, where, given.get(role))
         if role in need and not chosen[role]:
             raise InputError(
                 f"No column looks like that of the {role}.",
@@ -126,3 +132,37 @@ def choose(
                 fix=f"name it with --{role}_column",
             )
     return Columns(**chosen)
+
+
+def choose_content(
+    names: Iterable[str], where: object, given: dict[str, str | None]
+) -> dict[str, str]:
+    """Finds out which columns of an items' table are not attributes.
+
+    Args:
+      names: those that there are.
+      where: the file, for errors.
+      given: role -> name, where somebody has told it.
+
+    Returns:
+      Column -> one of `CONTENT`.
+
+    Raises:
+      InputError: if one that was named is not there.
+    """
+    names = list(names)
+    found = {
+        _pick(role, names, where, given.get(role)): role for role in CONTENT
+    }
+    found.pop("", None)
+    return found
+
+
+def _pick(role: str, names: list[str], where: object, given: str | None) -> str:
+    if given and given not in names:
+        raise InputError(
+            f"There is no column {given!r}.",
+            where=where,
+            fix=nearest(given, names),
+        )
+    return given or guess(role, names)

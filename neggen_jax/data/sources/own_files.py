@@ -7,6 +7,7 @@ are found by the names that people use (`data/sources/columns.py`), or named.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 import os
@@ -29,6 +30,7 @@ _KINDS = {
     "csv": ("*.csv", "*.tsv", "*.csv.gz", "*.tsv.gz"),
     "parquet": ("*.parquet",),
 }
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tiff")
 _ITEMS = ("items.jsonl", "items.csv", "items.tsv", "items.parquet")
 
 
@@ -45,6 +47,9 @@ def read_files(
     split_column: str | None = None,
     min_rating: float | None = None,
     items_file: str | None = None,
+    title_column: str | None = None,
+    text_column: str | None = None,
+    image_column: str | None = None,
     **rules: Unpack[Rules],
 ) -> Catalog:
     """Reads one's own interactions, and what is known of the items.
@@ -62,6 +67,8 @@ def read_files(
         None for `items.csv`, `items.parquet` or `items.jsonl` beside the
         interactions, if there is one. Items that nobody has interacted with
         are left out.
+      title_column: and so on: names of that file's columns; None to find
+        them.
       **rules: see `assemble.assemble`.
 
     Raises:
@@ -97,13 +104,21 @@ def read_files(
         **rules,
     )
     if known is not None:
-        ids = catalog.item_names()
-        records = read_items(known, ids)
+        content = {
+            "title": title_column,
+            "text": text_column,
+            "image": image_column,
+        }
+        records = read_items(known, catalog.item_names(), content)
         catalog = dataclasses.replace(catalog, records=records)
     return catalog
 
 
-def read_items(path: Path, ids: Sequence[str]) -> ItemRecords:
+def read_items(
+    path: Path,
+    ids: Sequence[str],
+    content: dict[str, str | None] | None = None,
+) -> ItemRecords:
     """Reads what a file tells of some items, in the order of `ids`.
 
     In CSV and Parquet, columns that are neither identifier, title,
@@ -113,6 +128,8 @@ def read_items(path: Path, ids: Sequence[str]) -> ItemRecords:
     Args:
       path: a .csv, .tsv, .parquet or .jsonl file.
       ids: the items; of those that it does not tell of nothing is known.
+      content: role of `columns.CONTENT` -> the name of its column, where
+        somebody has told it; not of JSON lines.
 
     Raises:
       InputError: if it cannot be read, tells of an item twice, or of none.
@@ -120,7 +137,7 @@ def read_items(path: Path, ids: Sequence[str]) -> ItemRecords:
     places = {name: place for place, name in enumerate(ids)}
     found: dict[int, tuple[str, dict[str, Any]]] = {}
     example = ""
-    for where, name, item in _rows(path):
+    for where, name, item in _rows(path, content or {}):
         example = example or name
         place = places.get(name)
         if place is None:
@@ -143,7 +160,29 @@ def read_items(path: Path, ids: Sequence[str]) -> ItemRecords:
     for place, name in enumerate(ids):
         empty: dict[str, Any] = {"attributes": {}}
         append(records, name, found.get(place, (name, empty))[1])
+    _doubt_images(path, records)
     return records
+
+
+def _doubt_images(path: Path, records: ItemRecords) -> None:
+    """Warns of attributes whose values are names of pictures."""
+    seen: collections.Counter[str] = collections.Counter()
+    pictures: collections.Counter[str] = collections.Counter()
+    for attributes in records.attributes:
+        seen.update(attributes.keys())
+        pictures.update(
+            name
+            for name, value in attributes.items()
+            if str(value).lower().endswith(_PICTURES)
+        )
+    for name, count in pictures.items():
+        if 2 * count > seen[name]:
+            print(
+                f"warning: {path.name}: {name!r} is taken as an attribute, and "
+                "its values look like pictures; --image_column names the "
+                "column of the pictures' files",
+                file=sys.stderr,
+            )
 
 
 def _read(
@@ -227,7 +266,9 @@ def _items_file(root: Path, given: str | None) -> Path | None:
     return path.absolute()
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _rows(
+    path: Path, content: dict[str, str | None]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Where an item stands, its identifier, and what is told of it."""
     suffixes = path.suffixes
     if ".jsonl" in suffixes:
@@ -245,7 +286,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield where, name, item
     elif ".parquet" in suffixes:
         names = parquet.names_of(path)
-        make = _Maker(names, path)
+        make = _Maker(names, path, content)
         row = 0
         for block in parquet.blocks(path):
             for values in zip(
@@ -255,14 +296,16 @@ def _rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield make(f"{path}, row {row}", values)
                 row += 1
     else:
-        yield from _csv_rows(path)
+        yield from _csv_rows(path, content)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _csv_rows(
+    path: Path, content: dict[str, str | None]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     line = delimited.header(path)
     delimiter = delimited.separator(line)
     names = delimited.fields(line, delimiter)
-    make = _Maker(names, path)
+    make = _Maker(names, path, content)
     lines = read_lines(path)
     next(lines, None)
     for line_ in lines:
@@ -285,7 +328,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 class _Maker:
     """Makes of a row of a table what `items.append` takes."""
 
-    def __init__(self, names: Sequence[str], path: Path):
+    def __init__(
+        self, names: Sequence[str], path: Path, content: dict[str, str | None]
+    ):
         name = guess("item", names) or next(
             (name for name in names if name.lower() == "id"), ""
         )
@@ -297,11 +342,14 @@ class _Maker:
                 found=", ".join(names) or "none",
             )
         self._place = list(names).index(name)
-        roles = {
-            guess(role, names): role for role in ("title", "text", "image")
-        }
+        roles = naming.choose_content(names, path, content)
         self._roles = [roles.get(name, "") for name in names]
         self._names = names
+        rest = [n for n in names if n not in roles and n != name]
+        said = [f"{role}: {name}" for name, role in roles.items()]
+        said += [f"attributes: {', '.join(rest)}"] if rest else []
+        if said:
+            print(f"note: {path.name}: {'; '.join(said)}", file=sys.stderr)
 
     def __call__(
         self, where: str, values: Collection[Any]
