@@ -3,8 +3,8 @@
     python launch/train.py --config=configs/baseline.py:lightgcn \
         --config.data.path=DIR --workdir=DIR
 
-SIGTERM or SIGINT has it save the step that it has come to and end with exit
-status 0; a second SIGINT kills.
+SIGTERM or SIGINT has it save the step that it has come to and end, by SIGTERM
+with exit status 0, by SIGINT with 130; a second SIGINT kills.
 
 Of several processes each is given the same command, and told which one it is:
 --coordinator=HOST:PORT --processes=N --process=I, or --coordinator=auto on a

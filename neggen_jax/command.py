@@ -2,7 +2,8 @@
 
 Whatever a person can put right - a flag, a config key, data, a workdir -
 ends in one message on stderr and exit status 2, without a traceback. A run
-that was told to stop, and has, ends in one line and exit status 0.
+that was told to stop, and has, ends in one line; by SIGTERM with exit status 0,
+by Ctrl-C with 130, as if nobody had caught it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -56,6 +59,25 @@ def _stopping() -> Iterator[None]:
 
         if hosts.first():
             print(stopped, flush=True)
+        if stopped.interrupted:
+            _interrupt()
+
+
+def _interrupt() -> NoReturn:
+    """Ends by SIGINT: whoever called this, as a loop of a shell, ends too.
+
+    A shell that has heard Ctrl-C asks how the command ended, and goes on
+    where that is by itself, whatever the status.
+    """
+    import jax
+
+    # Of several processes each leaves in order.
+    if not jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(128 + signal.SIGINT)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -25,11 +25,12 @@ class Stopped(Exception):
     Attributes:
       step: of the checkpoint that the same command goes on from; None if
         nothing is saved yet.
+      interrupted: whether it was by SIGINT, and in this process.
     """
 
-    def __init__(self, step: int | None = None):
-        super().__init__(step)
-        self.step = step
+    def __init__(self, step: int | None = None, interrupted: bool = False):
+        super().__init__(step, interrupted)
+        self.step, self.interrupted = step, interrupted
 
     def __str__(self) -> str:
         if self.step is None:
@@ -60,7 +61,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.saved: int | None = None
-        self._heard = self._agreed = False
+        self._heard = self._agreed = self._interrupted = False
         self._asked: jax.Array | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -81,6 +82,7 @@ class Preemption:
     def _hear(self, number: int, frame: object) -> None:
         self._heard = True
         if number == signal.SIGINT:
+            self._interrupted = True
             signal.signal(number, self._before[signal.SIGINT])
 
     def told(self) -> bool:
@@ -110,4 +112,8 @@ class Preemption:
           Stopped: with the step that is saved.
         """
         if self.told():
-            raise Stopped(self.saved)
+            raise self.stopped()
+
+    def stopped(self) -> Stopped:
+        """What a run that was told to stop ends by."""
+        return Stopped(self.saved, self._interrupted)

@@ -190,7 +190,7 @@ class Trainer:
                 saving.save(self._state, meta, stopping=True)
                 self.checkpoints.wait()
                 self.preemption.saved = now
-            raise Stopped(self.preemption.saved) from None
+            raise self.preemption.stopped() from None
         finally:
             self._log.close()
 

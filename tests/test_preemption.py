@@ -121,7 +121,58 @@ def test_stopped_says_what_is_to_be_done():
     assert "step 12 is saved" in str(Stopped(12))
     assert "begins again" in str(Stopped())
     # As processes hand it on.
-    assert pickle.loads(pickle.dumps(Stopped(12))).step == 12
+    stopped = pickle.loads(pickle.dumps(Stopped(12, interrupted=True)))
+    assert (stopped.step, stopped.interrupted) == (12, True)
+
+
+# Stops in order at once, however often it is told.
+ORDERLY = """
+import time
+from absl import flags
+from neggen_jax import command
+from neggen_jax.preemption import Preemption
+def main(argv):
+    with Preemption() as preemption:
+        print("listening", flush=True)
+        for _ in range(600):
+            preemption.saved = 3
+            preemption.heed()
+            time.sleep(0.05)
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "goes_on"),
+    [(signal.SIGTERM, 0, True), (signal.SIGINT, 130, False)],
+)
+def test_a_loop_of_a_shell_ends_by_ctrl_c_alone(
+    tmp_path, number, status, goes_on
+):
+    """As on a terminal: all of the group hear it."""
+    (tmp_path / "run.py").write_text(ORDERLY)
+    loop = (
+        f"trap : TERM; for n in 1 2; do '{sys.executable}' "
+        f"{tmp_path}/run.py; echo status $?; done"
+    )
+    with subprocess.Popen(
+        ["bash", "-c", loop],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout.readline() == "listening\n"
+        os.killpg(process.pid, number)
+        assert "step 3 is saved" in process.stdout.readline()
+        if goes_on:
+            assert process.stdout.readline() == f"status {status}\n"
+            assert process.stdout.readline() == "listening\n"
+            os.killpg(process.pid, signal.SIGKILL)
+            return
+        assert process.stdout.read() == ""
+        assert process.wait(timeout=20) == -signal.SIGINT
 
 
 # Several processes
