@@ -75,7 +75,8 @@ def run(
     inspect(data, "attributes", output=directory / "counterfactuals.html")
     experiments = EXPERIMENTS if experiments is None else experiments
     workdirs = []
-    for name, experiment in experiments.items():
+    for number, (name, experiment) in enumerate(experiments.items(), 1):
+        print(f"[{number}/{len(experiments)}] {name}", flush=True)
         config = configs.load(experiment.config)
         config.data.path = str(data)
         if experiment.start_from:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from neggen_jax.history import label
+
 if TYPE_CHECKING:
     from neggen_jax.run import Run
     from neggen_jax.saving import Meta
@@ -32,6 +34,13 @@ class Progress:
         self._total, self._metric = config.train.epochs, config.train.metric
         self._patience = config.train.patience
         self._title = f"{config.encoder.name} on {run.catalog.name}"
+        encoder, sources = (
+            label(config[key].to_dict()) for key in ("encoder", "negatives")
+        )
+        self._whole = (
+            f"{encoder} with {sources} negatives on {run.catalog.name}"
+        )
+        self._from = config.train.start_from
         self._start, self._step = meta.epochs, step
         self._quiet = jax.process_index() != 0
         self._said = time.monotonic()
@@ -41,10 +50,10 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._quiet:
             return self
-        begun = "new"
+        begun = f"new, from {self._from}" if self._from else "new"
         if self._step:
             begun = f"going on from epoch {self._start}, step {self._step}"
-        print(f"{self._title}: {begun}; compiling first", flush=True)
+        print(f"{self._whole}: {begun}; compiling first", flush=True)
         if sys.stderr.isatty():
             self._bar = self._make_bar()
             self._task = self._bar.add_task(
@@ -71,6 +80,8 @@ class Progress:
         # Of an epoch that another process began there is no time.
         if meta.epoch_seconds:
             self._text += f", {meta.epoch_seconds[-1]:.2f} s/epoch"
+        if 0 < self._patience <= meta.worse and meta.epochs < self._total:
+            self._text += "; over, as nothing was better (train.patience)"
         if self._bar is not None:
             self._bar.update(self._task, completed=meta.epochs, said=self._text)
         elif not self._quiet and time.monotonic() - self._said > _INTERVAL:

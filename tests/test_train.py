@@ -302,12 +302,15 @@ def test_a_full_disk_stops_a_run_that_room_lets_go_on(small_disk, two, three):
     assert log(workdir) == log(three[0])
 
 
-def test_stops_when_valid_stops_improving(tmp_path):
+def test_stops_when_valid_stops_improving(tmp_path, capsys):
     """A learning rate of nearly 0 changes no ranking."""
     changes = {"optimizer__learning_rate": 1e-12, "train__epochs": 9}
     results = train(tmp_path, train__patience=2, **changes)
     assert results["step"] == 9
     assert results["epochs_trained"] == 3
+    said = capsys.readouterr().out
+    assert "mf with uniform negatives on tiny: new; compiling first" in said
+    assert "over, as nothing was better (train.patience)" in said
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "18", "27", "9",
     ]  # fmt: skip

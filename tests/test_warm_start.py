@@ -166,7 +166,7 @@ def test_refused_if_it_has_trained_on_what_is_held_out(base, tmp_path):
     assert caught.value.found == f"{count} of {len(held_out)}"
 
 
-def test_the_whole_command(base, tmp_path):
+def test_the_whole_command(base, tmp_path, capsys):
     """At a learning rate of 0, what was known is still there at the end."""
     before = digests(base / "run")
     config = make_config(
@@ -180,6 +180,7 @@ def test_the_whole_command(base, tmp_path):
     run = Run.make(config)
     fresh = numbers(run.start()[0])
     train_and_evaluate(config, tmp_path / "run")
+    assert f": new, from {base / 'run'}; compiling" in capsys.readouterr().out
     _, state, _ = reopen(tmp_path / "run")
     check_rows(base, numbers(state), fresh)
     check_rows(base, numbers(state), fresh, key=".average['encoder']")
