@@ -1,4 +1,4 @@
-# Everything a fresh machine needs: python3 (3.11 or newer) and make.
+# Everything a fresh machine needs: python3 (3.11 or 3.12) and make.
 
 PYTHON ?= python3
 VENV ?= .venv

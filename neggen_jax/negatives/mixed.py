@@ -32,9 +32,9 @@ class MixGCF(Source):
     is the highest `n_l` that is taken, whatever `a_l`. The gradient goes
     through what is mixed, to the positive too, and not through the choice.
 
-    With encoders that have no layers (MF, VBPR), the embedding is the only
-    one. `items` of what it gives are those of layer 0, the free embeddings:
-    losses that look negatives up read these.
+    With encoders that give no layers (all but LightGCN, FREEDOM and MCI), the
+    embedding is the only one. `items` of what it gives are those of layer 0,
+    the free embeddings: losses that look negatives up read these.
 
     Attributes:
       count: K, negatives per positive.

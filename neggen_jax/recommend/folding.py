@@ -13,8 +13,8 @@ history S, so that a new user's can be. It is the sum of
 
 The first part is exact for the graph as it was trained: neither the degrees
 nor the vectors of items know of the new user. The second is an approximation;
-without the first (MF, VBPR) it is all there is. Both are sums over items, so
-a score says what each item has contributed.
+without the first (all but LightGCN, FREEDOM, MCI) it is all there is. Both are
+sums over items, so a score says what each item has contributed.
 """
 
 from __future__ import annotations
