@@ -23,6 +23,8 @@ from neggen_jax import config as configs
 from neggen_jax.errors import InputError, nearest_key, reported
 from neggen_jax.preemption import Stopped
 
+_KINDS = {int: "an integer", float: "a number", bool: "True or False"}
+
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls `main`; the last line of every command."""
@@ -117,6 +119,14 @@ def _explained(argv: list[str], error: Exception) -> InputError:
                 f"Unknown config key {found[1]!r}.",
                 where=argument,
                 fix=nearest_key(found[1], known),
+            )
+        kind = type(known.get(found[1])) if found else None
+        if kind in _KINDS and f"{argument}: " in str(error):
+            return InputError(
+                "A config value cannot be read.",
+                where=argument,
+                expected=_KINDS[kind],
+                found=argument.partition("=")[2],
             )
     return _bad_flag(error)
 

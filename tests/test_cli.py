@@ -154,12 +154,12 @@ NAMED = "--workdir=unused"
         (
             "train",
             (MF, NAMED, "--config.optimizer.learning_rate=fast"),
-            "--config.optimizer.learning_rate=fast: could not convert",
+            "expected: a number\n  found:    fast",
         ),
         (
             "train",
             (MF, NAMED, "--config.train.epochs=1.5"),
-            "--config.train.epochs=1.5: invalid literal",
+            "expected: an integer\n  found:    1.5",
         ),
         pytest.param(
             "train",
