@@ -129,7 +129,7 @@ def test_batches_are_waited_for_where_devices_have_nothing_to_do(
 
 
 def test_what_is_hardly_meant_is_said_before_it_trains(tmp_path, capsys):
-    late = {"name": "diffusion", "start": 1.0}
+    late = {"name": "ramped_uniform", "start": 1.0}
     config = make_config("mf", train__epochs=1, train__batch_size=576)
     with config.unlocked():
         config.negatives.late = late
