@@ -269,9 +269,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 },
             }
         ).encode()
+        # Before it waits: all may be over by the time that it has.
+        self.chat.statuses[kind or 200] += 1
         if kind == "slow":
             self.chat.closing.wait(seconds)
-        self.chat.statuses[kind or 200] += 1
         if kind == "drop":
             return self._hang_up()
         if kind == "html":
