@@ -87,7 +87,9 @@ def run(
     comparison.plot_measures(workdirs, directory / "measures.png")
     text = comparison.comparison_markdown(workdirs)
     (directory / "comparison.md").write_text(text)
-    Console().print(comparison.compare(workdirs))
+    console = Console()
+    console.print(comparison.compare(workdirs, console.width))
+    print(f"the whole table: {directory}/comparison.md")
     print(f"plots: {directory}/*.png and {directory}/*/plots/")
     print(f"what was rewritten: {directory}/counterfactuals.html")
     return text

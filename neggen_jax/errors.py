@@ -42,7 +42,8 @@ class InputError(ValueError):
         for label in ("where", "expected", "found", "fix"):
             value = getattr(self, label)
             if value is not None:
-                parts.append(f"  {label + ':':<10}{value}")
+                lines = str(value).replace("\n", "\n" + " " * 12)
+                parts.append(f"  {label + ':':<10}{lines}")
         super().__init__("\n".join(parts))
 
 

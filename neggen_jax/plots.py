@@ -113,8 +113,13 @@ def _validation(axes: Axes, log: History) -> None:
     at = y.index(max(y))
     axes.vlines(x[at], 0, y[at], color=GREY, linewidth=0.8, linestyle=":")
     axes.plot(x[at], y[at], "o", color=COLOURS[0], markersize=7)
+    where = f"step {x[at]:,}"
+    # A log of one's own may have no epochs.
+    epochs, _ = series(log, f"valid/{CHOSEN_BY}", by="epoch")
+    if len(epochs) == len(x):
+        where += f", epoch {epochs[at]:g}"
     axes.annotate(
-        f"best: {y[at]:.4f}\nat step {x[at]:,}",
+        f"best: {y[at]:.4f}\nat {where}",
         (x[at], y[at]),
         textcoords="offset points",
         xytext=(0, 8),

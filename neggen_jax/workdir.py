@@ -156,7 +156,7 @@ def _check_same(then: dict, now: dict, directory: epath.Path) -> None:
         raise InputError(
             "The workdir belongs to a run with another config.",
             where=directory,
-            found="; ".join(changed),
+            found="\n".join(changed),
             fix="give the same config to resume, or choose another --workdir",
         )
 

@@ -116,6 +116,19 @@ def test_comparison_in_the_terminal_keeps_every_number(tmp_path):
         assert cell in text
 
 
+def test_a_narrow_terminal_breaks_no_words(tmp_path):
+    both = {"ours": {"name": "uniform"}, "neggen": {"name": "counterfactual"}}
+    config = {"encoder": {"name": "lightgcn"}, "negatives": both}
+    runs = [make_run(tmp_path, "lightgcn_dns", scale=0.5)]
+    runs.append(make_run(tmp_path, "neggen", config=config))
+    console = Console(width=80, file=io.StringIO())
+    console.print(comparison.compare(runs, console.width))
+    text = console.file.getvalue()
+    for cell in ("lightgcn_dns", "counterfactual", "0.1500", "0.0700"):
+        assert cell in text
+    assert "@10" not in text
+
+
 def test_runs_on_different_data_are_not_compared(tmp_path):
     runs = [make_run(tmp_path, "a"), make_run(tmp_path, "b", dataset="hm")]
     with pytest.raises(InputError, match="different data"):

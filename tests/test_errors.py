@@ -23,6 +23,16 @@ def test_says_what_where_and_what_to_do():
     )
 
 
+def test_lines_of_what_was_found_stand_below_one_another():
+    error = InputError("It is wrong.", where="here", found="a: 1\nb: 2")
+    assert str(error).splitlines() == [
+        "It is wrong.",
+        "  where:    here",
+        "  found:    a: 1",
+        "            b: 2",
+    ]
+
+
 def test_zero_and_nothing_are_told_apart():
     assert "found:    0" in str(InputError("Bad.", found=0))
     assert str(InputError("Bad.")) == "Bad."

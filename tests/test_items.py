@@ -6,7 +6,12 @@ import os
 import numpy as np
 import pytest
 
-from neggen_jax.data.items import bare_records, read_matrices, read_records
+from neggen_jax.data.items import (
+    bare_records,
+    read_matrices,
+    read_new,
+    read_records,
+)
 from neggen_jax.errors import InputError
 
 
@@ -35,6 +40,36 @@ def test_records(tmp_path):
     assert records.images == ["", "images/1.jpg", "", "", "", "x.png"]
     assert records.image_root == str(tmp_path)
     assert len(records) == 6
+
+
+def test_usual_names_of_fields(tmp_path, capsys):
+    write_items(
+        tmp_path,
+        {"product_name": "a scarf", "text": "", "summary": "of wool"},
+        {"Title": "b", "name": "c", "picture": "1.png", "text": "d"},
+    )
+    records = read_records(tmp_path)
+    assert records.titles == ["a scarf", "b"]
+    assert records.texts == ["of wool", "d"]
+    assert records.images == ["", "1.png"]
+    assert capsys.readouterr().err == ""
+
+
+def test_fields_that_are_not_read_are_named_once(tmp_path, capsys):
+    write_items(
+        tmp_path,
+        {"title": "a", "colour": "red", "itemID": 0},
+        {"title": "b", "colour": "blue", "vectors": {}, "attributes": {}},
+    )
+    read_records(tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "items.jsonl: not read: colour, vectors; attributes" in said
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"id": "a", "vectors": {"text": [1]}, "brand": "Ö"}\n')
+    _, vectors = read_new(path)
+    assert vectors == {"text": {0: [1]}}
+    assert "new.jsonl: not read: brand; attributes" in capsys.readouterr().err
 
 
 def test_no_records(tmp_path):

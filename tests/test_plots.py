@@ -21,6 +21,8 @@ def test_learning_curves_show_every_term_and_mark_the_best_step(tmp_path):
     np.testing.assert_allclose(recall.get_ydata(), RECALLS)
     np.testing.assert_allclose(ndcg.get_ydata(), np.array(RECALLS) / 2)
     np.testing.assert_allclose(best.get_xydata(), [(30, 0.16)])
+    (said,) = (t.get_text() for t in validation.texts if "best" in t.get_text())
+    assert said == "best: 0.1600\nat step 30, epoch 3"
 
 
 def test_learning_curves_leave_levels_to_their_source():

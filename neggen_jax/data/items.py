@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,25 @@ from typing import Any
 import numpy as np
 
 from neggen_jax.catalog import Features, ItemRecords
+from neggen_jax.data.sources.columns import CONTENT, candidates
 from neggen_jax.data.sources.lines import Line, object_of, read_lines
 from neggen_jax.data.sources.matrices import features_of, read_matrix
 from neggen_jax.errors import InputError
 
 # Fields that may hold what the shop itself calls an item, best first.
 IDS = ("item_id", "parent_asin", "asin", "article_id", "id")
-_TEXTS = ("description", "text")
-_IMAGES = ("image", "image_path")
 _MATRIX = re.compile(r"(?P<modality>.+?)_feat(?P<kind>.*)\.npy")
 
 
 def read_records(root: Path) -> ItemRecords | None:
     """Reads `items.jsonl`, whose line number (from 0) is the item's index.
 
-    Fields: `title`; `description` or `text`; `attributes`, an object; `image`
-    or `image_path`, relative to `root`; the item's own identifier as
-    `item_id`, `parent_asin`, `asin`, `article_id` or `id`. All are optional;
-    `itemID`, where it stands, must be the line number. Lists of words are
-    joined; empty attributes are left out.
+    Fields: title, description and image (its path, relative to `root`) by any
+    of the names in `columns.USUAL`; `attributes`, an object; the item's own
+    identifier as `item_id`, `parent_asin`, `asin`, `article_id` or `id`. All
+    are optional; `itemID`, where it stands, must be the line number. Lists of
+    words are joined; empty attributes are left out. A note on stderr names
+    the fields that are none of these.
 
     Args:
       root: the input directory.
@@ -50,9 +51,11 @@ def read_records(root: Path) -> ItemRecords | None:
     if not path.exists():
         return None
     records = ItemRecords([], [], [], [], [], str(root))
+    unread = Unread(path, "itemID", *IDS)
     for line in read_lines(path):
         number = line.number - 1
         item = item_of(line, path)
+        unread.add(item)
         if item.get("itemID", number) != number:
             raise InputError(
                 "An item does not stand on the line of its itemID.",
@@ -62,6 +65,7 @@ def read_records(root: Path) -> ItemRecords | None:
                 fix="sort the lines by itemID; leave none out",
             )
         append(records, first(item, IDS) or str(number), item)
+    unread.tell()
     if not records.ids:
         raise InputError("The items' file is empty.", where=path)
     return records
@@ -86,8 +90,10 @@ def read_new(path: Path) -> tuple[ItemRecords, dict[str, dict[int, Any]]]:
     records = ItemRecords([], [], [], [], [], str(path.parent))
     vectors: dict[str, dict[int, Any]] = {}
     lines: dict[str, int] = {}
+    unread = Unread(path, "vectors", *IDS)
     for row, line in enumerate(read_lines(path)):
         item = item_of(line, path)
+        unread.add(item)
         name, where = first(item, IDS), f"{path}, line {line.number}"
         if not name or name in lines:
             raise InputError(
@@ -104,6 +110,7 @@ def read_new(path: Path) -> tuple[ItemRecords, dict[str, dict[int, Any]]]:
         for modality, vector in given.items():
             found = _vector(vector, modality, where)
             vectors.setdefault(modality, {})[row] = found
+    unread.tell()
     if not records.ids:
         raise InputError("There are no new items in the file.", where=path)
     return records, vectors
@@ -186,6 +193,39 @@ def item_of(line: Line, path: Path) -> dict[str, Any]:
     return item | {"attributes": attributes}
 
 
+class Unread:
+    """Fields of JSON lines that no one reads.
+
+    Whoever writes `"colour": "red"` beside the title means an attribute: that
+    it is none should not be found out from a worse model.
+
+    Args:
+      path: the file.
+      *read: fields that are read, beside title, description, image and
+        attributes.
+    """
+
+    def __init__(self, path: Path, *read: str):
+        self._path, self._read = path, {*read, "attributes"}
+        self._names: dict[str, None] = {}
+
+    def add(self, item: Mapping[str, Any]) -> None:
+        """Notes those of one line."""
+        names = tuple(item)
+        content = (candidates(role, names) for role in CONTENT)
+        read = self._read.union(*content)
+        self._names.update((name, None) for name in names if name not in read)
+
+    def tell(self) -> None:
+        """Names them on stderr."""
+        if self._names:
+            print(
+                f"note: {self._path.name}: not read: {', '.join(self._names)}; "
+                'attributes belong into the object "attributes"',
+                file=sys.stderr,
+            )
+
+
 def append(records: ItemRecords, name: str, item: Mapping[str, Any]) -> None:
     """Adds an item to records.
 
@@ -194,12 +234,13 @@ def append(records: ItemRecords, name: str, item: Mapping[str, Any]) -> None:
       name: its identifier.
       item: of `item_of`.
     """
+    title, text, image = (candidates(role, tuple(item)) for role in CONTENT)
     records.ids.append(name)
-    records.titles.append(as_text(item.get("title")))
-    records.texts.append(first(item, _TEXTS))
+    records.titles.append(first(item, title))
+    records.texts.append(first(item, text))
     pairs = {n: as_text(v, ", ") for n, v in item["attributes"].items()}
     records.attributes.append({n: v for n, v in pairs.items() if v})
-    records.images.append(first(item, _IMAGES))
+    records.images.append(first(item, image))
 
 
 def first(item: Mapping[str, Any], names: tuple[str, ...]) -> str:

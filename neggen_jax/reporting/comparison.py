@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neggen_jax import history, plots, plots_balance
@@ -29,10 +29,19 @@ COLUMNS = {
 }
 
 
-def compare(workdirs: Sequence[Workdir]) -> Table:
+# Characters that a terminal needs for all of them; a narrower one goes
+# without those at 10, as broken words are harder to do without.
+_WIDE = 96
+
+
+def compare(workdirs: Sequence[Workdir], width: int = _WIDE) -> Table:
     """Test metrics of several runs as a table for the terminal.
 
     The best value of each column is bold.
+
+    Args:
+      workdirs: of the runs.
+      width: characters of the terminal.
 
     Raises:
       InputError: a run has no results, or the runs saw different data.
@@ -40,9 +49,9 @@ def compare(workdirs: Sequence[Workdir]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    header, rows = _comparison(workdirs)
+    columns = [c for c in COLUMNS if width >= _WIDE or not c.endswith("@10")]
+    header, rows = _comparison(workdirs, columns)
     title = f"Test metrics on {_dataset(workdirs)}"
-    # Narrow, so that short names fit into a terminal of 80 characters.
     table = Table(title=title, box=None, collapse_padding=True)
     for name in header:
         number = name in COLUMNS
@@ -63,7 +72,7 @@ def comparison_markdown(workdirs: Sequence[Workdir]) -> str:
     Raises:
       InputError: a run has no results, or the runs saw different data.
     """
-    header, rows = _comparison(workdirs)
+    header, rows = _comparison(workdirs, COLUMNS)
     rule = ["---:" if name in COLUMNS else "---" for name in header]
     cells = [[f"**{c}**" if best else c for c, best in row] for row in rows]
     table = [f"| {' | '.join(line)} |" for line in (header, rule, *cells)]
@@ -103,7 +112,7 @@ def _dataset(workdirs: Sequence[Workdir]) -> str:
 
 
 def _comparison(
-    workdirs: Sequence[Workdir],
+    workdirs: Sequence[Workdir], columns: Collection[str]
 ) -> tuple[list[str], list[list[tuple[str, bool]]]]:
     """Header, and rows of (cell, whether it is the best of its column)."""
     runs = _alike(workdirs)
@@ -123,7 +132,8 @@ def _comparison(
             history.label(config.get("negatives")),
         )
         rows.append([(text, False) for text in texts])
-    for column, (digits, larger) in COLUMNS.items():
+    for column in columns:
+        digits, larger = COLUMNS[column]
         known = [v[column] for v in values if v.get(column) is not None]
         best = (max if larger else min)(known, default=None)
         for row, value in zip(rows, values, strict=True):
@@ -132,7 +142,7 @@ def _comparison(
             row.append(
                 (cell, found is not None and found == best and len(known) > 1)
             )
-    return ["run", "encoder", "negatives", *COLUMNS], rows
+    return ["run", "encoder", "negatives", *columns], rows
 
 
 def _alike(workdirs: Sequence[Workdir]) -> list[dict[str, Any]]:

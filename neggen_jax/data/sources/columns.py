@@ -6,6 +6,7 @@ the first of those that people use.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -93,12 +94,19 @@ class Columns(NamedTuple):
 
 def guess(role: str, names: Iterable[str]) -> str:
     """The column that plays a role of `USUAL`; "" if none looks like it."""
+    return next(iter(candidates(role, tuple(names))), "")
+
+
+# Of JSON lines, each has its own names: mostly those of the one before.
+@functools.lru_cache(maxsize=1024)
+def candidates(role: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """All that may play a role of `USUAL`, best first."""
     plain: dict[str, str] = {}
     for name in names:
         # RecBole writes "user_id:token".
         word = re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
         plain.setdefault(word, name)
-    return next((plain[word] for word in USUAL[role] if word in plain), "")
+    return tuple(plain[word] for word in USUAL[role] if word in plain)
 
 
 def choose(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from neggen_jax.catalog import Catalog, ItemRecords
-from neggen_jax.data.items import IDS, append, as_text, first, item_of
+from neggen_jax.data.items import IDS, Unread, append, as_text, first, item_of
 from neggen_jax.data.sources import columns as naming
 from neggen_jax.data.sources import delimited, parquet
 from neggen_jax.data.sources.assemble import Rules, assemble
@@ -272,8 +272,10 @@ def _rows(
     """Where an item stands, its identifier, and what is told of it."""
     suffixes = path.suffixes
     if ".jsonl" in suffixes:
+        unread = Unread(path, "itemID", *IDS)
         for line in read_lines(path):
             item = item_of(line, path)
+            unread.add(item)
             where = f"{path}, line {line.number}"
             name = first(item, ("itemID", *IDS))
             if not name:
@@ -284,6 +286,7 @@ def _rows(
                     found=", ".join(item),
                 )
             yield where, name, item
+        unread.tell()
     elif ".parquet" in suffixes:
         names = parquet.names_of(path)
         make = _Maker(names, path, content)
