@@ -25,6 +25,7 @@ import numpy as np
 
 from neggen_jax.errors import InputError
 from neggen_jax.kernels import Kernel
+from neggen_jax.ops import library
 from neggen_jax.storage import first_line
 
 # A ratio that has fallen below this share of the accepted one is a regression;
@@ -128,17 +129,20 @@ def _seconds(call: Callable[[], Any]) -> float:
 def read_accepted(path: str | os.PathLike[str], size: str) -> dict[str, float]:
     """The ratios that were accepted last for a size; empty if none were.
 
+    Those of this kind of processor: on another one other forms of kernels
+    stand beside another reference.
+
     Raises:
       InputError: if the file cannot be read.
     """
     try:
-        said = json.loads(Path(path).read_text())
+        said = json.loads(Path(path).read_text()).get(library.kind(), {})
         return {k: float(v) for k, v in said.get(size, {}).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             "There are no accepted ratios.",
             where=path,
-            expected="{SIZE: {KERNEL: ratio}}",
+            expected="{KIND: {SIZE: {KERNEL: ratio}}}",
             found=first_line(error),
             fix="write them with --accept",
         ) from error
@@ -147,10 +151,12 @@ def read_accepted(path: str | os.PathLike[str], size: str) -> dict[str, float]:
 def accept(
     path: str | os.PathLike[str], size: str, timings: Mapping[str, Timing]
 ) -> None:
-    """Writes the ratios of a size; those of other sizes stay."""
+    """Writes the ratios of a size, on this kind of processor; others stay."""
     path = Path(path)
     said = json.loads(path.read_text()) if path.exists() else {}
-    said[size] = {k: round(t.ratio, 2) for k, t in timings.items()}
+    said.setdefault(library.kind(), {})[size] = {
+        k: round(t.ratio, 2) for k, t in timings.items()
+    }
     path.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n")
 
 

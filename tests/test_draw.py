@@ -13,7 +13,7 @@ from neggen_jax.negatives.process import Process
 from neggen_jax.ops import native
 
 pytestmark = pytest.mark.skipif(
-    not native.has_avx512(), reason="there is no AVX-512"
+    not native.has_simd(), reason="there is neither AVX2 nor AVX-512"
 )
 
 DIM = 64

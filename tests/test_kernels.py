@@ -1,5 +1,6 @@
 """Kernels and their references do the same, and what is slower is told."""
 
+import functools
 import json
 import re
 
@@ -10,6 +11,7 @@ from test_cli import call
 
 from neggen_jax import kernel_timing, kernels
 from neggen_jax.errors import InputError
+from neggen_jax.ops import library
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +86,29 @@ def test_only_what_has_fallen_far_is_told():
     }
 
 
-def test_ratios_of_other_sizes_stay(tmp_path):
+def test_ratios_of_other_sizes_and_processors_stay(tmp_path, monkeypatch):
     path = tmp_path / "kernels.json"
+    on = functools.partial(monkeypatch.setattr, library, "kind")
+    on(lambda: "AVX2")
     kernel_timing.accept(path, "baby", {"a": some_timing(1.234)})
     kernel_timing.accept(path, "demo", {"a": some_timing(2)})
     kernel_timing.accept(path, "demo", {"a": some_timing(3)})
+    on(lambda: "other")
+    kernel_timing.accept(path, "demo", {"a": some_timing(4)})
     assert json.loads(path.read_text()) == {
-        "baby": {"a": 1.23},
-        "demo": {"a": 3},
+        "AVX2": {"baby": {"a": 1.23}, "demo": {"a": 3}},
+        "other": {"demo": {"a": 4}},
     }
+    assert kernel_timing.read_accepted(path, "baby") == {}
+    on(lambda: "AVX2")
     assert kernel_timing.read_accepted(path, "baby") == {"a": 1.23}
     assert kernel_timing.read_accepted(path, "sports") == {}
 
 
-@pytest.mark.parametrize("text", [None, "[]", "{", '{"demo": {"a": "fast"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [None, "[]", "{", f'{{"{library.kind()}": {{"demo": {{"a": "x"}}}}}}'],
+)
 def test_a_bad_file_is_told(tmp_path, text):
     path = tmp_path / "kernels.json"
     if text is not None:
@@ -110,7 +121,8 @@ def test_a_bad_file_is_told(tmp_path, text):
 def test_a_slower_kernel_fails_the_benchmark(tmp_path):
     path = tmp_path / "kernels.json"
     # Whatever else this machine is doing, only one of them is told.
-    path.write_text(json.dumps({"demo": {"ranking": 1e6, "projection": 0}}))
+    accepted = {"demo": {"ranking": 1e6, "projection": 0}}
+    path.write_text(json.dumps({library.kind(): accepted}))
     done = call("benchmark", "--size=demo", f"--kernels={path}", "--turns=1")
     assert done.returncode == 2
     assert "Kernels have become slower" in done.stderr

@@ -71,8 +71,8 @@ def test_no_rows():
     same(np.zeros((0, 40)), 3)
 
 
-needs_avx512 = pytest.mark.skipif(
-    not native.ranks(mesh()), reason="there is no AVX-512, or no compiler"
+needs_simd = pytest.mark.skipif(
+    not native.ranks(mesh()), reason="neither AVX2 nor AVX-512, or no compiler"
 )
 
 
@@ -84,7 +84,7 @@ def ranked(queries, items, pairs, count, k):
     return np.asarray(scores), np.where(scores == -np.inf, -1, found)
 
 
-@needs_avx512
+@needs_simd
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_lists_are_those_of_a_stable_sort(data):
@@ -119,7 +119,7 @@ def test_any_lists_are_those_of_a_stable_sort(data):
     np.testing.assert_array_equal(got[1], np.where(best == -np.inf, -1, want))
 
 
-@needs_avx512
+@needs_simd
 @pytest.mark.parametrize("rows", [1, 64, 65])
 def test_what_is_no_number_comes_first(rows):
     rng = np.random.default_rng(rows)
@@ -133,7 +133,7 @@ def test_what_is_no_number_comes_first(rows):
         np.testing.assert_array_equal(got[0][row], scores[0])
 
 
-@needs_avx512
+@needs_simd
 def test_products_too_small_for_a_float_are_equal():
     # Among the best are scores that processors may take for zeros.
     items = np.full((4000, 1), 1e-30, np.float32)
@@ -144,7 +144,7 @@ def test_products_too_small_for_a_float_are_equal():
     np.testing.assert_array_equal(found[1], np.arange(1, 61))
 
 
-@needs_avx512
+@needs_simd
 @pytest.mark.parametrize("count", [5000, 2000])
 def test_zeros_of_either_sign_are_equal(count):
     # In one chunk, and in several.
@@ -154,7 +154,7 @@ def test_zeros_of_either_sign_are_equal(count):
     np.testing.assert_array_equal(found[0], np.arange(5))
 
 
-@needs_avx512
+@needs_simd
 def test_nobody_asks_and_nothing_is_asked_for():
     items = np.ones((20, 4), np.float32)
     assert ranked(items[:0], items, [], 20, 3)[1].shape == (0, 3)
@@ -200,12 +200,26 @@ def test_all_of_it_is_installed():
 
 @needs_compiler
 @pytest.mark.slow
-def test_it_compiles_for_processors_without_avx512(tmp_path, monkeypatch):
-    flags = (*library.FLAGS, "-DNEGGEN_AVX512=0")
-    monkeypatch.setattr(library, "FLAGS", flags)
+@pytest.mark.parametrize(
+    ("processor", "kind"),
+    [
+        ("sse2", "other"),
+        ("sse2 avx avx2", "other"),
+        ("sse2 avx avx2 fma", "AVX2"),
+        ("sse2 avx2 fma avx512f", "AVX-512"),
+        ("avx512f avx512_vnni", "AVX-512 VNNI"),
+    ],
+)
+def test_it_compiles_for_each_kind_of_processor(
+    tmp_path, monkeypatch, processor, kind
+):
+    said = f"processor\t: 0\nflags\t\t: fpu {processor}\nbugs\t\t: avx512f\n"
+    monkeypatch.setattr(library.Path, "read_text", lambda self: said)
+    assert library.kind() == kind
     tmp_path.chmod(0o700)
     made = ctypes.cdll.LoadLibrary(str(library.build(tmp_path)))
-    assert not made.neggen_has_avx512()
+    assert made.neggen_has_simd() == (kind != "other")
+    assert made.neggen_has_vnni() == ("VNNI" in kind)
 
 
 @needs_compiler

@@ -1,6 +1,6 @@
 """Logits of a whole batch, of which just so many are ever held.
 
-On one CPU with AVX-512 there is no forward-mode derivative.
+On one CPU with AVX2 there is no forward-mode derivative.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The denoiser is told of a level's modalities alone, or of several sets of them
 whose outputs guidance weighs (`difficulty.py`); from noise to x_0 it goes by
-`process.py`. On one CPU with AVX-512 a few rows go all the way back together,
+`process.py`. On one CPU with AVX2 a few rows go all the way back together,
 and nothing of the way is written down.
 """
 

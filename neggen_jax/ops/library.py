@@ -4,9 +4,10 @@ A kernel is a header in `cc/`, bound in `library.cc`, and named in `KERNELS`;
 `ops/native.py` calls it. `neggen_permute` is none, but called on the host, by
 `data/order.py`.
 
-The library is kept in the user's cache directory (`cache.py`), under a name
-that follows from its source and from the version of jaxlib. `NEGGEN_NATIVE=0`
-leaves it alone.
+It is compiled for the processor that it runs on, and kept in the user's cache
+directory (`cache.py`), under a name that follows from its source, from that
+processor's kind and from the version of jaxlib. `NEGGEN_NATIVE=0` leaves it
+alone.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import jaxlib
 from neggen_jax import cache
 
 _SOURCES = Path(__file__).with_name("cc")
-# Sums are not contracted: on any processor they round alike. Kernels for one
-# kind of processor ask for multiplications with additions.
+# Sums are not contracted: on any processor they round alike. Kernels ask for
+# multiplications with additions where they are to be one.
 FLAGS = (
     "-O3",
     "-std=c++17",
@@ -38,6 +39,19 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
+
+# Kinds of processors: words for what they have, as Linux tells it, and what the
+# compiler may then use. `-march=native` would allow more than kernels know to
+# use, and tell two processors of one kind apart.
+KINDS: dict[str, tuple[set[str], tuple[str, ...]]] = {
+    "AVX-512 VNNI": (
+        {"avx512f", "avx512_vnni"},
+        ("-mavx512f", "-mavx512vnni"),
+    ),
+    "AVX-512": ({"avx512f"}, ("-mavx512f",)),
+    "AVX2": ({"avx2", "fma"}, ("-mavx2", "-mfma")),
+    "other": (set(), ()),
+}
 
 KERNELS = (
     "adam",
@@ -75,7 +89,7 @@ def load() -> ctypes.CDLL | None:
             f"No kernels in C++, which would be faster: {line}", file=sys.stderr
         )
         return None
-    library.neggen_has_avx512.restype = ctypes.c_bool
+    library.neggen_has_simd.restype = ctypes.c_bool
     library.neggen_has_vnni.restype = ctypes.c_bool
     library.neggen_permute.restype = None
     for name in KERNELS:
@@ -87,6 +101,16 @@ def load() -> ctypes.CDLL | None:
 def sources() -> list[Path]:
     """The files of the library."""
     return sorted([*_SOURCES.glob("*.cc"), *_SOURCES.glob("*.h")])
+
+
+def kind() -> str:
+    """Which of `KINDS` this processor is."""
+    try:
+        said = Path("/proc/cpuinfo").read_text().partition("\nflags")[2]
+    except OSError:
+        said = ""
+    has = set(said.partition("\n")[0].split())
+    return next(name for name, (wants, _) in KINDS.items() if wants <= has)
 
 
 def build(directory: Path) -> Path:
@@ -101,9 +125,10 @@ def build(directory: Path) -> Path:
       subprocess.CalledProcessError: if it does not compile.
     """
     compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
+    flags = (*FLAGS, *KINDS[kind()][1])
     # Homes may be shared by machines of several kinds.
     said = " ".join(
-        (compiler, *FLAGS, jaxlib.__version__, *platform.uname()[::4])
+        (compiler, *flags, jaxlib.__version__, *platform.uname()[::4])
     )
     source = b"".join(file.read_bytes() for file in sources())
     name = hashlib.sha256(source + said.encode()).hexdigest()[:16]
@@ -117,7 +142,7 @@ def build(directory: Path) -> Path:
         subprocess.run(
             [
                 compiler,
-                *FLAGS,
+                *flags,
                 f"-I{jax.ffi.include_dir()}",
                 str(_SOURCES / "library.cc"),
                 "-o",

@@ -2,15 +2,16 @@
 
 XLA's own forms of these run on one thread there, or write down what is read
 once and forgotten. Its top-k keeps a heap for every row, and takes seven times
-what the scores take that it looks at; where the processor has AVX-512, `rank`
-computes and compares scores in one go, and none leaves the cache (with VNNI
-most are ruled out by products of bytes), `project` multiplies rows of wide
-tables where they lie, and `exps` and `draw` go on with products as soon as they
-are there. Its sparse product takes twice as long as this one on two cores;
-and Adam (`ops/adam.py`) is many passes over all parameters. Nothing depends on
-these kernels: where there is no C++ compiler, XLA's are used, which give the
-same, `multiply` and `top_k` to the last bit and the others up to rounding.
-`ops/library.py` compiles them; attention's are called in `ops/attention.py`.
+what the scores take that it looks at; where the processor has AVX2 or AVX-512,
+`rank` computes and compares scores in one go, and none leaves the cache (with
+AVX-512 VNNI most are ruled out by products of bytes), `project` multiplies rows
+of wide tables where they lie, and `exps` and `draw` go on with products as soon
+as they are there. Its sparse product takes twice as long as this one on two
+cores; and Adam (`ops/adam.py`) is many passes over all parameters. Nothing
+depends on these kernels: where there is no C++ compiler, XLA's are used, which
+give the same, `multiply` and `top_k` to the last bit and the others up to
+rounding. `ops/library.py` compiles them; attention's are called in
+`ops/attention.py`.
 """
 
 from __future__ import annotations
@@ -361,14 +362,14 @@ def on_cpu(mesh: Mesh) -> bool:
 
 def ranks(mesh: Mesh) -> bool:
     """Whether the devices of a mesh have `rank`."""
-    return on_cpu(mesh) and has_avx512()
+    return on_cpu(mesh) and has_simd()
 
 
 def projects(tables: tuple[jax.Array, ...], kernel: jax.Array) -> bool:
     """Whether there is one device, and it has `project` for such arrays."""
     return (
         alone()
-        and has_avx512()
+        and has_simd()
         and all(x.dtype in (jnp.float32, jnp.bfloat16) for x in tables)
         and kernel.dtype == jnp.float32
         and len(tables[0]) > 0
@@ -378,9 +379,7 @@ def projects(tables: tuple[jax.Array, ...], kernel: jax.Array) -> bool:
 def exponentiates(anchors: jax.Array, others: jax.Array) -> bool:
     """Whether there is one device, and it has `exps` for such vectors."""
     return (
-        alone()
-        and has_avx512()
-        and anchors.dtype == others.dtype == jnp.float32
+        alone() and has_simd() and anchors.dtype == others.dtype == jnp.float32
     )
 
 
@@ -394,7 +393,7 @@ def draws(key: jax.Array, drive: jax.Array, dim: int) -> bool:
     """
     return (
         alone()
-        and has_avx512()
+        and has_simd()
         and drive.dtype == jnp.float32
         and drive.size > 0
         and drive.shape[1] % _STRIP == 0
@@ -406,10 +405,10 @@ def draws(key: jax.Array, drive: jax.Array, dim: int) -> bool:
     )
 
 
-def has_avx512() -> bool:
-    """Whether this processor has kernels that want AVX-512."""
+def has_simd() -> bool:
+    """Whether this processor has kernels that want AVX2 or AVX-512."""
     library = load()
-    return library is not None and bool(library.neggen_has_avx512())
+    return library is not None and bool(library.neggen_has_simd())
 
 
 def has_vnni() -> bool:

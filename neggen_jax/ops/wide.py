@@ -11,7 +11,7 @@ much as the product itself. Four things make the difference on CPU:
   float32, provided that sums are asked for in float32;
 - XLA takes rows of bfloat16 from a copy of the table in float32;
 - it writes down rows that are taken to be multiplied, and multiplies those that
-  occur many times as often. On one CPU with AVX-512 a kernel reads them where
+  occur many times as often. On one CPU with AVX2 a kernel reads them where
   they lie, once each (`project_rows`).
 
 There is no forward-mode derivative.

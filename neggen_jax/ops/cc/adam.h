@@ -17,49 +17,43 @@ struct Rates {
 };
 
 // Sums are of so many numbers side by side.
-constexpr int64_t kLanes = 16;
-
-// A macro, as no function that is called could be compiled for each processor.
-#define ADAM_STEP(i, lane)                                                     \
-  const float raw = g[i], clipped = raw * by.clip;                             \
-  const float mean = by.beta1 * m[i] + by.rest1 * clipped;                        \
-  const float square = by.beta2 * v[i] + by.rest2 * clipped * clipped;            \
-  const float root = __builtin_sqrtf(square * by.unbias2) + by.epsilon;        \
-  const float update =                                                         \
-      -by.rate * (mean * by.unbias1 / root + by.decay * p[i]);                 \
-  m[i] = mean;                                                                 \
-  v[i] = square;                                                               \
-  p[i] += update;                                                              \
-  of_g[lane] += raw * raw;                                                     \
-  of_u[lane] += update * update;
+constexpr int64_t kSums = 16;
 
 // One step of Adam on some numbers, in place, and sums of the squares of
 // gradients and updates.
-FOR_EACH_CPU void AdamStep(const Rates& by, int64_t size,
-                           const float* __restrict g, float* __restrict m,
-                           float* __restrict v, float* __restrict p,
-                           float* sums) {
-  float of_g[kLanes] = {}, of_u[kLanes] = {};
-  for (int64_t first = 0; first < size; first += kLanes) {
-    const int64_t count = std::min(kLanes, size - first);
+inline void AdamStep(const Rates& by, int64_t size, const float* __restrict g,
+                     float* __restrict m, float* __restrict v,
+                     float* __restrict p, float* sums) {
+  float of_g[kSums] = {}, of_u[kSums] = {};
+  auto step = [&](int64_t i, int64_t lane) {
+    const float raw = g[i], clipped = raw * by.clip;
+    const float mean = by.beta1 * m[i] + by.rest1 * clipped;
+    const float square = by.beta2 * v[i] + by.rest2 * clipped * clipped;
+    const float root = __builtin_sqrtf(square * by.unbias2) + by.epsilon;
+    const float update =
+        -by.rate * (mean * by.unbias1 / root + by.decay * p[i]);
+    m[i] = mean;
+    v[i] = square;
+    p[i] += update;
+    of_g[lane] += raw * raw;
+    of_u[lane] += update * update;
+  };
+  for (int64_t first = 0; first < size; first += kSums) {
+    const int64_t count = std::min(kSums, size - first);
     // By itself, so that it is known to be whole.
-    if (count == kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        ADAM_STEP(first + lane, lane)
-      }
+    if (count == kSums) {
+      for (int64_t lane = 0; lane < kSums; ++lane) step(first + lane, lane);
     } else {
-      for (int64_t lane = 0; lane < count; ++lane) {
-        ADAM_STEP(first + lane, lane)
-      }
+      for (int64_t lane = 0; lane < count; ++lane) step(first + lane, lane);
     }
   }
-  for (int64_t lane = 0; lane < kLanes; ++lane) {
+  for (int64_t lane = 0; lane < kSums; ++lane) {
     sums[0] += of_g[lane];
     sums[1] += of_u[lane];
   }
 }
 
-FOR_EACH_CPU bool AllZero(int64_t size, const float* x) {
+inline bool AllZero(int64_t size, const float* x) {
   uint32_t any = 0;
   for (int64_t i = 0; i < size; ++i) {
     uint32_t bits;

@@ -8,57 +8,103 @@
 #include <cstring>
 
 #include "parallel.h"
+#include "simd.h"
 
 namespace neggen {
 
-// A head is some neighbouring lanes of a vector. What it has one of, such as a
+// A head is some neighbouring lanes of these. What it has one of, such as a
 // logit, all its lanes have, so that nothing is ever taken apart.
-typedef float Heads __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
-constexpr int64_t kOfHeads = sizeof(Heads) / sizeof(float);
+constexpr int64_t kOfHeads = 16, kParts = kOfHeads / kLanes;
 // Of what is held at once.
 constexpr int64_t kTokens = 8;
 
-// Macros, as no function that is called could be compiled for each processor.
+struct Heads {
+  Floats part[kParts] = {};
+
+  static Heads Of(const float* from) {
+    Heads x;
+    for (int64_t i = 0; i < kParts; ++i) x.part[i] = Load(from + i * kLanes);
+    return x;
+  }
+
+  void To(float* to) const {
+    for (int64_t i = 0; i < kParts; ++i) Store(to + i * kLanes, part[i]);
+  }
+};
+
+inline Heads& operator+=(Heads& x, const Heads& y) {
+  for (int64_t i = 0; i < kParts; ++i) x.part[i] += y.part[i];
+  return x;
+}
+
+inline Heads operator-(Heads x, const Heads& y) {
+  for (int64_t i = 0; i < kParts; ++i) x.part[i] -= y.part[i];
+  return x;
+}
+
+inline Heads operator*(Heads x, const Heads& y) {
+  for (int64_t i = 0; i < kParts; ++i) x.part[i] *= y.part[i];
+  return x;
+}
+
+inline Heads operator*(float by, Heads x) {
+  for (int64_t i = 0; i < kParts; ++i) x.part[i] *= by;
+  return x;
+}
+
+// Each lane's the one whose number differs in one bit.
+template <int64_t kBit>
+inline Floats Exchanged(Floats x) {
 #if defined(__clang__)
-#define LANES(v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
-  __builtin_shufflevector(v, v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p)
+  Floats made;
+  for (int64_t i = 0; i < kLanes; ++i) made[i] = x[i ^ kBit];
+  return made;
 #else
-#define LANES(v, ...) __builtin_shuffle(v, Bits{__VA_ARGS__})
+  return __builtin_shuffle(x, Range<Ints>() ^ static_cast<int32_t>(kBit));
 #endif
+}
+
+template <int64_t kBit>
+inline void AddExchanged(Heads& x) {
+  if constexpr (kBit < kLanes) {
+    for (auto& part : x.part) part += Exchanged<kBit>(part);
+  } else {
+    constexpr int64_t kApart = kBit / kLanes;
+    for (int64_t i = 0; i < kParts; ++i) {
+      if (i & kApart) continue;
+      x.part[i] += x.part[i + kApart];
+      x.part[i + kApart] = x.part[i];
+    }
+  }
+}
 
 // Adds up the lanes of each head: halves, halves of these, and so on.
-#define ADD_UP(v)                                                            \
-  do {                                                                       \
-    if (width > 8)                                                           \
-      v += LANES(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);   \
-    if (width > 4)                                                           \
-      v += LANES(v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);   \
-    if (width > 2)                                                           \
-      v += LANES(v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);   \
-    if (width > 1)                                                           \
-      v += LANES(v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);   \
-  } while (0)
+inline void AddUp(Heads& x, int64_t width) {
+  if (width > 8) AddExchanged<8>(x);
+  if (width > 4) AddExchanged<4>(x);
+  if (width > 2) AddExchanged<2>(x);
+  if (width > 1) AddExchanged<1>(x);
+}
 
 // e^v of what is at most 0, by Taylor's series around the nearest power of 2.
-#define EXPONENTIAL(v)                                                       \
-  do {                                                                       \
-    /* Below it there is nothing that counts beside e^0. */                  \
-    const Heads least = Heads{} - 87.0f;                                     \
-    v = v < least ? least : v;                                               \
-    /* Adding this rounds to whole numbers, which the last bits then hold. */\
-    const Heads shift = Heads{} + 12582912.0f;                               \
-    const Heads power = v * 1.44269504f + shift;                             \
-    const Heads whole = power - shift;                                       \
-    const Heads rest = (v - whole * 0.693359375f) + whole * 2.12194440e-4f;  \
-    const Heads sum =                                                        \
-        1.0f + rest * (1.0f + rest * (0.5f + rest * (1.0f / 6 + rest *       \
-        (1.0f / 24 + rest * (1.0f / 120 + rest * (1.0f / 720))))));          \
-    const Heads found =                                                      \
-        (Heads)((Bits)sum + (((Bits)power - (Bits)shift) << 23));            \
-    /* Bits of what is not a number might come out as one. */                \
-    v = v == v ? found : v;                                                  \
-  } while (0)
+inline void RaiseE(Heads& x) {
+  for (auto& v : x.part) {
+    // Below it there is nothing that counts beside e^0.
+    v = Max(v, All(-87.0f));
+    // Adding this rounds to whole numbers, which the last bits then hold.
+    const Floats shift = All(12582912.0f);
+    const Floats power = v * 1.44269504f + shift;
+    const Floats whole = power - shift;
+    const Floats rest = (v - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    const Floats sum =
+        1.0f + rest * (1.0f + rest * (0.5f + rest * (1.0f / 6 + rest *
+        (1.0f / 24 + rest * (1.0f / 120 + rest * (1.0f / 720))))));
+    const Floats found =
+        Floats(Words(sum) + ((Words(power) - Words(shift)) << 23));
+    // Bits of what is not a number might come out as one.
+    v = v == v ? found : v;
+  }
+}
 
 // Which tokens of a row count, and how much each of them.
 struct Counted {
@@ -77,64 +123,73 @@ struct Counted {
 
 // Queries, keys and values of some heads of the tokens that count, and what
 // the t-th of these attends to the s-th by: p[t][s].
-#define READ_AND_ATTEND                                                      \
-  Heads q[kTokens], k[kTokens], v[kTokens], p[kTokens][kTokens];             \
-  for (int64_t t = 0; t < of.many; ++t) {                                    \
-    const float* from = mapped + (of.token[t] * rows + row) * 3 * d + at;    \
-    q[t] = *reinterpret_cast<const Heads*>(from);                            \
-    k[t] = *reinterpret_cast<const Heads*>(from + d);                        \
-    v[t] = *reinterpret_cast<const Heads*>(from + 2 * d);                    \
-  }                                                                          \
-  for (int64_t t = 0; t < of.many; ++t) {                                    \
-    for (int64_t s = 0; s < of.many; ++s) {                                  \
-      p[t][s] = q[t] * k[s];                                                 \
-      ADD_UP(p[t][s]);                                                       \
-      p[t][s] *= scale;                                                      \
-    }                                                                        \
-    Heads most = p[t][0], sum{};                                             \
-    for (int64_t s = 1; s < of.many; ++s) {                                  \
-      most = p[t][s] > most ? p[t][s] : most;                                \
-    }                                                                        \
-    for (int64_t s = 0; s < of.many; ++s) {                                  \
-      p[t][s] -= most;                                                       \
-      EXPONENTIAL(p[t][s]);                                                  \
-      sum += p[t][s];                                                        \
-    }                                                                        \
-    const Heads by = 1.0f / sum;                                             \
-    for (int64_t s = 0; s < of.many; ++s) p[t][s] *= by;                     \
+struct Attended {
+  Heads q[kTokens], k[kTokens], v[kTokens], p[kTokens][kTokens];
+
+  // Of `from` `[tokens, stride]`, the first token's query, which its key and
+  // its value follow.
+  inline void Read(const Counted& of, const float* from, int64_t stride,
+                   int64_t d, int64_t width) {
+    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));
+    for (int64_t t = 0; t < of.many; ++t) {
+      const float* token = from + of.token[t] * stride;
+      q[t] = Heads::Of(token);
+      k[t] = Heads::Of(token + d);
+      v[t] = Heads::Of(token + 2 * d);
+    }
+    for (int64_t t = 0; t < of.many; ++t) {
+      for (int64_t s = 0; s < of.many; ++s) {
+        p[t][s] = q[t] * k[s];
+        AddUp(p[t][s], width);
+        p[t][s] = scale * p[t][s];
+      }
+      Heads most = p[t][0], sum;
+      for (int64_t s = 1; s < of.many; ++s) {
+        for (int64_t i = 0; i < kParts; ++i) {
+          most.part[i] = Max(most.part[i], p[t][s].part[i]);
+        }
+      }
+      for (int64_t s = 0; s < of.many; ++s) {
+        p[t][s] = p[t][s] - most;
+        RaiseE(p[t][s]);
+        sum += p[t][s];
+      }
+      for (auto& part : sum.part) part = 1.0f / part;
+      for (int64_t s = 0; s < of.many; ++s) p[t][s] = p[t][s] * sum;
+    }
   }
+};
 
 // Of rows `begin` to `end` of `mapped` `[tokens, rows, 3 d]`, the mean of what
 // tokens attend to. `each` rows have their `shares` `[tokens, rows / each]` in
 // common.
-FOR_EACH_CPU void AttendRows(const float* mapped, const float* shares,
-                             int64_t tokens, int64_t rows, int64_t each,
-                             int64_t d, int64_t width, int64_t begin,
-                             int64_t end, float* out) {
-  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));
+inline void AttendRows(const float* mapped, const float* shares,
+                       int64_t tokens, int64_t rows, int64_t each, int64_t d,
+                       int64_t width, int64_t begin, int64_t end, float* out) {
+  Attended by;
   for (int64_t row = begin; row < end; ++row) {
     const Counted of(shares + row / each, tokens, rows / each);
     for (int64_t at = 0; at < d; at += kOfHeads) {
-      READ_AND_ATTEND
-      Heads mean{};
+      by.Read(of, mapped + row * 3 * d + at, rows * 3 * d, d, width);
+      Heads mean;
       for (int64_t t = 0; t < of.many; ++t) {
-        Heads found{};
-        for (int64_t s = 0; s < of.many; ++s) found += p[t][s] * v[s];
+        Heads found;
+        for (int64_t s = 0; s < of.many; ++s) found += by.p[t][s] * by.v[s];
         mean += of.share[t] * found;
       }
-      *reinterpret_cast<Heads*>(out + row * d + at) = mean;
+      mean.To(out + row * d + at);
     }
   }
 }
 
 // The gradient of `mapped`, of that of the mean `g` `[rows, d]`. What tokens
 // attend by is computed anew: that is less than to read it would take.
-FOR_EACH_CPU void AttendRowsBackward(const float* mapped, const float* shares,
-                                     const float* g, int64_t tokens,
-                                     int64_t rows, int64_t each, int64_t d,
-                                     int64_t width, int64_t begin, int64_t end,
-                                     float* out) {
+inline void AttendRowsBackward(const float* mapped, const float* shares,
+                               const float* g, int64_t tokens, int64_t rows,
+                               int64_t each, int64_t d, int64_t width,
+                               int64_t begin, int64_t end, float* out) {
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(width));
+  Attended by;
   for (int64_t row = begin; row < end; ++row) {
     const Counted of(shares + row / each, tokens, rows / each);
     if (of.many < tokens) {
@@ -143,31 +198,29 @@ FOR_EACH_CPU void AttendRowsBackward(const float* mapped, const float* shares,
       }
     }
     for (int64_t at = 0; at < d; at += kOfHeads) {
-      READ_AND_ATTEND
-      const Heads grown = *reinterpret_cast<const Heads*>(g + row * d + at);
+      by.Read(of, mapped + row * 3 * d + at, rows * 3 * d, d, width);
+      const Heads grown = Heads::Of(g + row * d + at);
       Heads of_p[kTokens], of_k[kTokens], of_v[kTokens];
       for (int64_t s = 0; s < of.many; ++s) {
-        of_p[s] = grown * v[s];
-        ADD_UP(of_p[s]);
-        of_k[s] = Heads{}, of_v[s] = Heads{};
+        of_p[s] = grown * by.v[s];
+        AddUp(of_p[s], width);
       }
       for (int64_t t = 0; t < of.many; ++t) {
-        Heads mean{}, of_q{};
-        for (int64_t s = 0; s < of.many; ++s) mean += p[t][s] * of_p[s];
+        Heads mean, of_q;
+        for (int64_t s = 0; s < of.many; ++s) mean += by.p[t][s] * of_p[s];
         for (int64_t s = 0; s < of.many; ++s) {
-          const Heads weight = of.share[t] * p[t][s];
-          const Heads of_logit = weight * (of_p[s] - mean) * scale;
-          of_q += of_logit * k[s];
-          of_k[s] += of_logit * q[t];
+          const Heads weight = of.share[t] * by.p[t][s];
+          const Heads of_logit = scale * (weight * (of_p[s] - mean));
+          of_q += of_logit * by.k[s];
+          of_k[s] += of_logit * by.q[t];
           of_v[s] += weight * grown;
         }
-        float* to = out + (of.token[t] * rows + row) * 3 * d + at;
-        *reinterpret_cast<Heads*>(to) = of_q;
+        of_q.To(out + (of.token[t] * rows + row) * 3 * d + at);
       }
       for (int64_t s = 0; s < of.many; ++s) {
         float* to = out + (of.token[s] * rows + row) * 3 * d + at;
-        *reinterpret_cast<Heads*>(to + d) = of_k[s];
-        *reinterpret_cast<Heads*>(to + 2 * d) = of_v[s];
+        of_k[s].To(to + d);
+        of_v[s].To(to + 2 * d);
       }
     }
   }

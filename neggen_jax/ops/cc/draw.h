@@ -7,15 +7,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "avx512.h"
+#include "accumulate.h"
 #include "exps.h"
 #include "noise.h"
 #include "parallel.h"
-#include "project.h"
+#include "simd.h"
 
 namespace neggen {
 
-#if NEGGEN_AVX512
+#if NEGGEN_SIMD
 
 // So many rows go all the way back together: few enough that what they are on
 // the way stays near, and more than are multiplied at once, so that each layer
@@ -23,14 +23,10 @@ namespace neggen {
 constexpr int64_t kTogether = 4 * kHigh;
 
 // GELU by its approximation with tanh, as x times a logistic function.
-FOR_AVX512 inline __m512 Gelu(__m512 x) {
-  const __m512 one = _mm512_set1_ps(1.0f);
+inline Floats Gelu(Floats x) {
   // -2 sqrt(2 / pi) (x + .044715 x^3)
-  const __m512 inner = _mm512_fmadd_ps(
-      _mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), one);
-  const __m512 power =
-      _mm512_mul_ps(_mm512_mul_ps(x, inner), _mm512_set1_ps(-1.59576912f));
-  return _mm512_div_ps(x, _mm512_add_ps(one, Exponential(power)));
+  const Floats inner = MultiplyAdd(x * x, All(0.044715f), All(1.0f));
+  return x / (1.0f + Exponential(x * inner * -1.59576912f));
 }
 
 struct Layers {
@@ -54,7 +50,7 @@ struct Back {
 };
 
 // Rows of `a` `[rows, length]` times `b` `[length, width]`, added to `c`.
-FOR_AVX512 inline void AddProduct(const float* a, int64_t rows, int64_t length,
+inline void AddProduct(const float* a, int64_t rows, int64_t length,
                                   const float* b, int64_t width, float* c) {
   auto nothing = [](int64_t) {};
   for (int64_t at = 0; at < width; at += kBroad) {
@@ -75,7 +71,7 @@ FOR_AVX512 inline void AddProduct(const float* a, int64_t rows, int64_t length,
 // Rows `begin` to `end` of what is drawn, which come after `offset` others in the
 // noise. Every `batch` rows are told the same, `drives` `[batch, width]`, of some
 // weight each.
-FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
+inline void DrawRows(const Back& back, const Layers& by,
                                 const std::vector<const float*>& drives,
                                 const float* weights, int64_t batch,
                                 int64_t offset, int64_t begin, int64_t end,
@@ -86,8 +82,8 @@ FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
     const int64_t size = rows * by.dim;
     const uint64_t counter = (offset + row) * by.dim;
     float* x = out + row * by.dim;
-    for (int64_t at = 0; at < size; at += kVector) {
-      _mm512_storeu_ps(x + at, Normal(back.keys, counter + at));
+    for (int64_t at = 0; at < size; at += kLanes) {
+      Store(x + at, Normal(back.keys, counter + at));
     }
     for (int64_t n = 0; n < back.count; ++n) {
       for (int64_t i = 0; i < rows; ++i) {
@@ -99,45 +95,40 @@ FOR_AVX512 inline void DrawRows(const Back& back, const Layers& by,
       for (int64_t i = 0; i < rows; ++i) {
         float* unit = units.data() + i * by.width;
         const int64_t place = (row + i) % batch * by.width;
-        for (int64_t at = 0; at < by.width; at += kVector) {
-          const __m512 base = _mm512_loadu_ps(unit + at);
-          __m512 total = _mm512_setzero_ps();
+        for (int64_t at = 0; at < by.width; at += kLanes) {
+          const Floats base = Load(unit + at);
+          Floats total{};
           for (size_t k = 0; k < drives.size(); ++k) {
-            const __m512 drive = _mm512_loadu_ps(drives[k] + place + at);
-            total = _mm512_fmadd_ps(_mm512_set1_ps(weights[k]),
-                                    Gelu(_mm512_add_ps(base, drive)), total);
+            const Floats drive = Load(drives[k] + place + at);
+            total = MultiplyAdd(All(weights[k]), Gelu(base + drive), total);
           }
-          _mm512_storeu_ps(unit + at, total);
+          Store(unit + at, total);
         }
       }
       AddProduct(units.data(), rows, by.width, by.last, by.dim, made.data());
       const Step& step = back.steps[n];
-      const __m512 clip = _mm512_set1_ps(back.clip);
-      const __m512 least = _mm512_set1_ps(-back.clip);
-      for (int64_t at = 0; at < size; at += kVector) {
-        const __m512 before = _mm512_loadu_ps(x + at);
-        __m512 clean = _mm512_fmadd_ps(
-            _mm512_set1_ps(step.from_output), _mm512_loadu_ps(made.data() + at),
-            _mm512_mul_ps(_mm512_set1_ps(step.from_x), before));
-        // Of two, the latter is taken if one is not a number.
+      for (int64_t at = 0; at < size; at += kLanes) {
+        const Floats before = Load(x + at);
+        Floats clean = MultiplyAdd(All(step.from_output),
+                                   Load(made.data() + at),
+                                   step.from_x * before);
         if (back.clip > 0) {
-          clean = _mm512_min_ps(clip, _mm512_max_ps(least, clean));
+          clean = Min(Max(clean, All(-back.clip)), All(back.clip));
         }
-        __m512 after = _mm512_fmadd_ps(
-            _mm512_set1_ps(step.keep_clean), clean,
-            _mm512_mul_ps(_mm512_set1_ps(step.keep_x), before));
+        Floats after = MultiplyAdd(All(step.keep_clean), clean,
+                                   step.keep_x * before);
         if (step.deviation != 0) {
-          after = _mm512_fmadd_ps(_mm512_set1_ps(step.deviation),
-                                  Normal(back.keys + 2 * (n + 1), counter + at),
-                                  after);
+          const uint32_t* key = back.keys + 2 * (n + 1);
+          after = MultiplyAdd(All(step.deviation), Normal(key, counter + at),
+                              after);
         }
-        _mm512_storeu_ps(x + at, after);
+        Store(x + at, after);
       }
     }
   }
 }
 
-#endif  // NEGGEN_AVX512
+#endif  // NEGGEN_SIMD
 
 // All of it: samples of each row, `offset` of which come before in the noise.
 inline ffi::Error Draw(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys,
@@ -148,7 +139,7 @@ inline ffi::Error Draw(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys,
                        ffi::RemainingArgs drives,
                        ffi::ResultBuffer<ffi::F32> out, float clip,
                        int64_t offset) {
-#if NEGGEN_AVX512
+#if NEGGEN_SIMD
   const auto shape = out->dimensions();
   const int64_t samples = shape[0], batch = shape[1], dim = shape[2];
   const int64_t count = shifts.dimensions()[0], width = shifts.dimensions()[1];
@@ -184,7 +175,7 @@ inline ffi::Error Draw(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> keys,
   return ffi::Error::Success();
 #else
   return ffi::Error(ffi::ErrorCode::kUnimplemented,
-                    "for processors with AVX-512");
+                    "for processors with AVX2 or AVX-512");
 #endif
 }
 

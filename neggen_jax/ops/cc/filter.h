@@ -28,13 +28,13 @@
 #include <memory>
 #include <vector>
 
-#include "avx512.h"
 #include "panel.h"
 #include "parallel.h"
+#include "simd.h"
 
 namespace neggen {
 
-#if NEGGEN_AVX512
+#if NEGGEN_VNNI
 
 // Entries of which sums of bytes have room in 32 bits.
 constexpr int64_t kWidest = 1 << 15;
@@ -61,15 +61,15 @@ struct Rounded {
 };
 
 // Rounds `vector - centre` to bytes.
-FOR_AVX512 inline Rounded Round(const float* vector, const float* centre,
+inline Rounded Round(const float* vector, const float* centre,
                                 int64_t dim, int8_t* bytes) {
   const auto some = [dim](int64_t at) {
-    const int64_t left = std::min(kWidth, dim - at);
+    const int64_t left = std::min(kLanes, dim - at);
     return static_cast<__mmask16>((1u << left) - 1);
   };
   __m512 most = _mm512_set1_ps(kLeast);
   __mmask16 beyond = 0;
-  for (int64_t at = 0; at < dim; at += kWidth) {
+  for (int64_t at = 0; at < dim; at += kLanes) {
     const __m512 x = _mm512_abs_ps(
         _mm512_sub_ps(_mm512_maskz_loadu_ps(some(at), vector + at),
                       _mm512_maskz_loadu_ps(some(at), centre + at)));
@@ -84,7 +84,7 @@ FOR_AVX512 inline Rounded Round(const float* vector, const float* centre,
   const __m512 inverse = _mm512_set1_ps(1 / scale);
   __m512 whole = _mm512_setzero_ps(), rest = whole, length = whole;
   __m512i sum = _mm512_setzero_si512();
-  for (int64_t at = 0; at < dim; at += kWidth) {
+  for (int64_t at = 0; at < dim; at += kLanes) {
     const __m512 x = _mm512_mul_ps(
         _mm512_sub_ps(_mm512_maskz_loadu_ps(some(at), vector + at),
                       _mm512_maskz_loadu_ps(some(at), centre + at)),
@@ -132,11 +132,11 @@ struct Bytes {
         words((dim + 3) / 4),
         centre(dim) {
     // As many as are summed at once; the last may not be there.
-    const int64_t held = (count + kAtOnce - 1) / kAtOnce * kAtOnce;
+    const int64_t held = (count + kHigh - 1) / kHigh * kHigh;
     bytes.reset(new int8_t[held * words * 4]);
     about.reset(new Item[held]);
     Centre();
-    InParallel(pool, held, 60 * kAtOnce, [&](int64_t begin, int64_t end) {
+    InParallel(pool, held, 60 * kHigh, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) Add(n);
     });
   }
@@ -177,7 +177,7 @@ struct Bytes {
 // The queries of a panel as bytes, `[words][kPanel]` of four of them.
 struct Sieve {
   struct alignas(64) Four {
-    uint32_t at[kWidth];
+    uint32_t at[kLanes];
   };
   std::vector<Four> words;
   std::vector<float> zeros;
@@ -244,15 +244,15 @@ struct Sieve {
 // is given with its item and its vector of queries. Registers hold them all,
 // if nothing is a loop any more.
 template <typename Take>
-FOR_VNNI inline __attribute__((always_inline)) void Sums(
+inline __attribute__((always_inline)) void Sums(
     const Bytes& items, int64_t first, const uint32_t* panel, Take take) {
   const int64_t words = items.words;
   const int8_t* bytes = items.bytes.get() + 4 * first * words;
   // As `__m512i` GCC would store them in every round.
   using Vector = int32_t __attribute__((vector_size(64)));
-  Vector sums[kAtOnce][kVectors];
+  Vector sums[kHigh][kVectors];
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < kAtOnce; ++i) {
+  for (int64_t i = 0; i < kHigh; ++i) {
 #pragma GCC unroll 8
     for (int64_t n = 0; n < kVectors; ++n) {
       sums[i][n] = Vector(_mm512_set1_epi32(items.about[first + i].start));
@@ -262,10 +262,10 @@ FOR_VNNI inline __attribute__((always_inline)) void Sums(
     __m512i queries[kVectors];
 #pragma GCC unroll 8
     for (int64_t n = 0; n < kVectors; ++n) {
-      queries[n] = _mm512_load_si512(panel + at * kPanel + n * kWidth);
+      queries[n] = _mm512_load_si512(panel + at * kPanel + n * kLanes);
     }
 #pragma GCC unroll 8
-    for (int64_t i = 0; i < kAtOnce; ++i) {
+    for (int64_t i = 0; i < kHigh; ++i) {
       int32_t four;
       std::memcpy(&four, bytes + 4 * (i * words + at), 4);
       const __m512i entries = _mm512_set1_epi32(four);
@@ -277,7 +277,7 @@ FOR_VNNI inline __attribute__((always_inline)) void Sums(
     }
   }
 #pragma GCC unroll 8
-  for (int64_t i = 0; i < kAtOnce; ++i) {
+  for (int64_t i = 0; i < kHigh; ++i) {
 #pragma GCC unroll 8
     for (int64_t n = 0; n < kVectors; ++n) {
       take(i, n, _mm512_cvtepi32_ps(__m512i(sums[i][n])));
@@ -286,76 +286,114 @@ FOR_VNNI inline __attribute__((always_inline)) void Sums(
 }
 
 // How far a sum may be from a score, of some queries.
-FOR_AVX512 inline __m512 Slack(const Bytes::Item& item, const Sieve& sieve,
+inline __m512 Slack(const Bytes::Item& item, const Sieve& sieve,
                                int64_t n) {
   return _mm512_fmadd_ps(
-      _mm512_load_ps(sieve.rest + n * kWidth), _mm512_set1_ps(item.norm),
-      _mm512_mul_ps(_mm512_load_ps(sieve.length + n * kWidth),
+      _mm512_load_ps(sieve.rest + n * kLanes), _mm512_set1_ps(item.norm),
+      _mm512_mul_ps(_mm512_load_ps(sieve.length + n * kLanes),
                     _mm512_set1_ps(item.error)));
 }
 
 // Of the scores of the first items, whole groups of them, the most that they
 // can be, `[count][kPanel]`; and of each group the most that its greatest is
 // sure to be.
-FOR_VNNI inline void Limits(const Bytes& items, int64_t count,
+inline void Limits(const Bytes& items, int64_t count,
                             const Sieve& sieve, float* upper, float* most) {
   for (int64_t group = 0; group < count; group += kGroup) {
     __m512 greatest[kVectors];
     for (auto& x : greatest) {
       x = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     }
-    for (int64_t at = group; at < group + kGroup; at += kAtOnce) {
+    for (int64_t at = group; at < group + kGroup; at += kHigh) {
       Sums(items, at, sieve.Panel(),
-           [&](int64_t i, int64_t n, __m512 x) FOR_VNNI {
+           [&](int64_t i, int64_t n, __m512 x) {
              const Bytes::Item& item = items.about[at + i];
              const __m512 scale = _mm512_set1_ps(item.scale);
              const __m512 slack = Slack(item, sieve, n);
-             _mm512_store_ps(upper + (at + i) * kPanel + n * kWidth,
+             _mm512_store_ps(upper + (at + i) * kPanel + n * kLanes,
                              _mm512_fmadd_ps(x, scale, slack));
              greatest[n] =
                  _mm512_max_ps(_mm512_fmsub_ps(x, scale, slack), greatest[n]);
            });
     }
     for (int64_t n = 0; n < kVectors; ++n) {
-      _mm512_store_ps(most + group / kGroup * kPanel + n * kWidth, greatest[n]);
+      _mm512_store_ps(most + group / kGroup * kPanel + n * kLanes, greatest[n]);
     }
   }
 }
 
 // By item, which of the queries' scores are not filtered, a bit each.
-FOR_AVX512 inline void Compare(const float* upper, int64_t count,
+inline void Compare(const float* upper, int64_t count,
                                const Sieve& sieve, uint64_t* left) {
   for (int64_t item = 0; item < count; ++item) {
     left[item] = 0;
     for (int64_t n = 0; n < kVectors; ++n) {
       const __mmask16 some = _mm512_cmp_ps_mask(
-          _mm512_load_ps(upper + item * kPanel + n * kWidth),
-          _mm512_load_ps(sieve.edge + n * kWidth), _CMP_NLT_UQ);
-      left[item] |= static_cast<uint64_t>(some) << (n * kWidth);
+          _mm512_load_ps(upper + item * kPanel + n * kLanes),
+          _mm512_load_ps(sieve.edge + n * kLanes), _CMP_NLT_UQ);
+      left[item] |= static_cast<uint64_t>(some) << (n * kLanes);
     }
   }
 }
 
 // The same of items whose limits nobody keeps; of the last few, as many as are
 // summed at once.
-FOR_VNNI inline void Filter(const Bytes& items, int64_t first, int64_t count,
+inline void Filter(const Bytes& items, int64_t first, int64_t count,
                             const Sieve& sieve, uint64_t* left) {
-  for (int64_t at = 0; at < count; at += kAtOnce) {
-    uint64_t some[kAtOnce] = {};
+  for (int64_t at = 0; at < count; at += kHigh) {
+    uint64_t some[kHigh] = {};
     Sums(items, first + at, sieve.Panel(),
-         [&](int64_t i, int64_t n, __m512 x) FOR_VNNI {
+         [&](int64_t i, int64_t n, __m512 x) {
            const Bytes::Item& item = items.about[first + at + i];
            const __mmask16 those = _mm512_cmp_ps_mask(
                _mm512_fmadd_ps(x, _mm512_set1_ps(item.scale),
                                Slack(item, sieve, n)),
-               _mm512_load_ps(sieve.edge + n * kWidth), _CMP_NLT_UQ);
-           some[i] |= static_cast<uint64_t>(those) << (n * kWidth);
+               _mm512_load_ps(sieve.edge + n * kLanes), _CMP_NLT_UQ);
+           some[i] |= static_cast<uint64_t>(those) << (n * kLanes);
          });
     std::memcpy(left + at, some, sizeof some);
   }
 }
 
-#endif  // NEGGEN_AVX512
+// Four entries each of items `n`, `n + 4`, `n + 8` and `n + 12`.
+inline __m512 Entries(const float* const* items, int64_t n, int64_t at) {
+  __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(items[n] + at));
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(items[n + 4] + at), 1);
+  x = _mm512_insertf32x4(x, _mm_loadu_ps(items[n + 8] + at), 2);
+  return _mm512_insertf32x4(x, _mm_loadu_ps(items[n + 12] + at), 3);
+}
+
+// One query's scores of items that lie anywhere, each to the bit that of
+// `Scores`: entries of all items come into one register, one after the other.
+inline __m512 ScoresOf(const float* const* items, int64_t dim,
+                       const float* query) {
+  __m512 sum = _mm512_setzero_ps();
+  int64_t at = 0;
+  for (; at + 4 <= dim; at += 4) {
+    const __m512 a = Entries(items, 0, at), b = Entries(items, 1, at);
+    const __m512 c = Entries(items, 2, at), d = Entries(items, 3, at);
+    const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+    const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+    const __m512d ba = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+    const __m512d dc = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+    const __m512d entries[] = {
+        _mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd),
+        _mm512_unpacklo_pd(ba, dc), _mm512_unpackhi_pd(ba, dc)};
+    for (int64_t n = 0; n < 4; ++n) {
+      sum = _mm512_fmadd_ps(_mm512_castpd_ps(entries[n]),
+                            _mm512_set1_ps(query[at + n]), sum);
+    }
+  }
+  for (; at < dim; ++at) {
+    Line entries;
+    for (int64_t n = 0; n < kLanes; ++n) entries.at[n] = items[n][at];
+    sum = _mm512_fmadd_ps(_mm512_load_ps(entries.at),
+                          _mm512_set1_ps(query[at]), sum);
+  }
+  return sum;
+}
+
+#endif  // NEGGEN_VNNI
 
 }  // namespace neggen
 

@@ -2,20 +2,20 @@
 
 #include "adam.h"
 #include "attend.h"
-#include "avx512.h"
 #include "draw.h"
 #include "exps.h"
 #include "multiply.h"
 #include "permute.h"
 #include "project.h"
 #include "rank.h"
+#include "simd.h"
 #include "top_k.h"
 
-// Whether kernels for AVX-512 may be called on this processor.
-extern "C" bool neggen_has_avx512() { return neggen::HasAvx512(); }
+// Whether it was compiled for a processor that has kernels of products.
+extern "C" bool neggen_has_simd() { return NEGGEN_SIMD; }
 
-// Whether ranking rules out scores by products of bytes on it.
-extern "C" bool neggen_has_vnni() { return neggen::HasVnni(); }
+// Whether ranking rules out scores by products of bytes.
+extern "C" bool neggen_has_vnni() { return NEGGEN_VNNI; }
 
 // Of NumPy's arrays, for those who feed the devices.
 extern "C" void neggen_permute(const int64_t* index, const uint32_t* keys,

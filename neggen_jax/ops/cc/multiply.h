@@ -10,15 +10,12 @@
 
 #include "distinct.h"
 #include "parallel.h"
+#include "simd.h"
 
 namespace neggen {
 
-// Sixteen neighbouring numbers, which may begin anywhere: `auto` would forget
-// that they do.
-typedef float Some __attribute__((vector_size(64), aligned(4)));
-constexpr int64_t kSome = sizeof(Some) / sizeof(float);
 // What of a row is summed at once: as much as registers have room for.
-constexpr int64_t kStrip = 4 * kSome;
+constexpr int64_t kStrip = 64, kPieces = kStrip / kLanes;
 // Entries between the one that is added up and the one whose row is asked for:
 // rows lie anywhere, and come from memory in the time that these take.
 constexpr int32_t kAhead = 16;
@@ -26,7 +23,7 @@ constexpr int32_t kAhead = 16;
 // Rows of a sparse matrix times `x` `[columns, d]`, each to its own row of
 // `out`, or to that of `places`. Entries of a row are added up in their order,
 // so that threads and processors make no difference.
-FOR_EACH_CPU void MultiplyRows(const int32_t* starts, const int32_t* columns,
+inline void MultiplyRows(const int32_t* starts, const int32_t* columns,
                                const float* weights, const float* x, int64_t d,
                                int64_t begin, int64_t end, float* out,
                                const int32_t* places = nullptr) {
@@ -36,23 +33,22 @@ FOR_EACH_CPU void MultiplyRows(const int32_t* starts, const int32_t* columns,
     float* to = out + (places ? places[row] : row) * d;
     int64_t at = 0;
     for (; at + kStrip <= d; at += kStrip) {
-      Some a{}, b{}, c{}, e{};
+      Floats sums[kPieces] = {};
       for (int32_t n = first; n < last; ++n) {
         const float* later =
             x + static_cast<int64_t>(columns[std::min(n + kAhead, stop - 1)]) * d;
-        for (int64_t i = 0; i < kStrip; i += kSome) {
+        for (int64_t i = 0; i < kStrip; i += 16) {  // of 64 bytes
           __builtin_prefetch(later + at + i);
         }
-        const Some* from = reinterpret_cast<const Some*>(
-            x + static_cast<int64_t>(columns[n]) * d + at);
+        const float* from = x + static_cast<int64_t>(columns[n]) * d + at;
         const float weight = weights[n];
-        a += weight * from[0];
-        b += weight * from[1];
-        c += weight * from[2];
-        e += weight * from[3];
+        for (int64_t i = 0; i < kPieces; ++i) {
+          sums[i] += weight * Load(from + i * kLanes);
+        }
       }
-      Some* sums = reinterpret_cast<Some*>(to + at);
-      sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = e;
+      for (int64_t i = 0; i < kPieces; ++i) {
+        Store(to + at + i * kLanes, sums[i]);
+      }
     }
     std::fill(to + at, to + d, 0.0f);
     for (int32_t n = first; n < last && at < d; ++n) {

@@ -1,4 +1,4 @@
-// What all kernels share: threads, and forms of a loop.
+// What all kernels share: threads.
 
 #ifndef NEGGEN_JAX_OPS_CC_PARALLEL_H_
 #define NEGGEN_JAX_OPS_CC_PARALLEL_H_
@@ -14,14 +14,6 @@
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
-
-// One library serves all processors of a kind: which form of a loop runs is
-// decided where it runs.
-#if defined(__linux__) && defined(__x86_64__) && defined(__GNUC__)
-#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
 
 namespace neggen {
 

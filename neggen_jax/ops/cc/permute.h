@@ -14,8 +14,8 @@ namespace neggen {
 constexpr int64_t kEnciphered = 1024;
 
 // A Feistel network over halves of numbers, each with a key of its own.
-FOR_EACH_CPU void Encipher(uint32_t* left, uint32_t* right, const uint32_t* key,
-                           int64_t count, uint32_t mask) {
+inline void Encipher(uint32_t* left, uint32_t* right, const uint32_t* key,
+                     int64_t count, uint32_t mask) {
   for (int64_t i = 0; i < count; ++i) {
     uint32_t l = left[i], r = right[i], k = key[i];
     for (int round = 0; round < 6; ++round) {

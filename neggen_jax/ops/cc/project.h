@@ -8,88 +8,42 @@
 #include <cstring>
 #include <vector>
 
-#include "avx512.h"
+#include "accumulate.h"
 #include "distinct.h"
 #include "parallel.h"
+#include "simd.h"
 
 namespace neggen {
 
 // Rows are read where they lie, in pieces that fit into a core's own cache; the
 // next piece is asked for while one is multiplied. A row that occurs
 // many times is read and multiplied once.
-#if NEGGEN_AVX512
+#if NEGGEN_SIMD
 
-// Of a product, this much is summed at once: registers have no room for more.
-constexpr int64_t kHigh = 6;
-constexpr int64_t kStrips = 4;
-constexpr int64_t kVector = 16;
-constexpr int64_t kBroad = kStrips * kVector;
 constexpr int64_t kLine = 64;  // bytes that come from memory at once
 // A piece, forward: so many columns of `kHigh` rows.
 constexpr int64_t kColumns = 512;
 // And backward: so many columns of so many rows.
 constexpr int64_t kTall = 128, kSlice = 192;
-static_assert(kSlice % kHigh == 0 && kSlice % kVector == 0);
+static_assert(kSlice % kHigh == 0);
 
 // A row's numbers as float32: where they lie, or in `room`.
 inline const float* Wide(const float* from, int64_t, float*) { return from; }
 
 // bfloat16 is the upper half of a float32.
-FOR_AVX512 inline const float* Wide(const uint16_t* from, int64_t count,
+inline const float* Wide(const uint16_t* from, int64_t count,
                                     float* room) {
-  int64_t n = 0;
-  for (; n + kVector <= count; n += kVector) {
-    const __m512i bits = _mm512_cvtepu16_epi32(
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + n)));
-    _mm512_storeu_ps(room + n, _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
-  }
-  for (; n < count; ++n) {
+  for (int64_t n = 0; n < count; ++n) {
     const uint32_t bits = static_cast<uint32_t>(from[n]) << 16;
     std::memcpy(room + n, &bits, sizeof bits);
   }
   return room;
 }
 
-// Adds to `high` rows of `c` what `length` rows of `b` give, the t-th times
-// `a[i][t * kAlong]` for the i-th of those. Entries are added up in their
-// order. `ahead(t)` is called meanwhile.
-template <int64_t kAlong, typename Ahead>
-FOR_AVX512 inline void Accumulate(const float* const* a, int64_t length,
-                                  const float* b, int64_t width,
-                                  float* const* c, int64_t high,
-                                  Ahead ahead) {
-  __m512 sums[kHigh][kStrips];
-#pragma GCC unroll 6
-  for (int64_t i = 0; i < kHigh; ++i) {
-    for (int64_t n = 0; n < kStrips; ++n) {
-      sums[i][n] = _mm512_loadu_ps(c[i] + n * kVector);
-    }
-  }
-  for (int64_t t = 0; t < length; ++t) {
-    __m512 row[kStrips];
-    for (int64_t n = 0; n < kStrips; ++n) {
-      row[n] = _mm512_loadu_ps(b + t * width + n * kVector);
-    }
-    ahead(t);
-    for (int64_t i = 0; i < kHigh; ++i) {
-      const __m512 entry = _mm512_set1_ps(a[i][t * kAlong]);
-      for (int64_t n = 0; n < kStrips; ++n) {
-        sums[i][n] = _mm512_fmadd_ps(entry, row[n], sums[i][n]);
-      }
-    }
-  }
-#pragma GCC unroll 6
-  for (int64_t i = 0; i < kHigh; ++i) {
-    for (int64_t n = 0; n < kStrips; ++n) {
-      if (i < high) _mm512_storeu_ps(c[i] + n * kVector, sums[i][n]);
-    }
-  }
-}
-
 // Adds rows `begin` to `end` of those that differ, times `kernel` `[wide, d]`,
 // each to one of its places in `out`.
 template <typename T>
-FOR_AVX512 void ProjectRows(const T* table, int64_t wide,
+void ProjectRows(const T* table, int64_t wide,
                             const Distinct& distinct, const float* kernel,
                             int64_t d, int64_t begin, int64_t end, float* out) {
   constexpr int64_t kStep = kLine / sizeof(T);
@@ -127,7 +81,7 @@ FOR_AVX512 void ProjectRows(const T* table, int64_t wide,
 // Rows `begin` to `end` of `out` `[wide, d]`, which is 0: what the columns of
 // the table's rows give, times `g` `[rows that differ, d]`.
 template <typename T>
-FOR_AVX512 void ProjectGradient(const T* table, int64_t wide,
+void ProjectGradient(const T* table, int64_t wide,
                                 const std::vector<int64_t>& rows,
                                 const float* g, int64_t d, int64_t begin,
                                 int64_t end, float* out) {
@@ -196,13 +150,13 @@ ffi::Error WithTables(ffi::RemainingArgs& tables, int64_t height, int64_t wide,
   return ffi::Error::InvalidArgument("tables and matrix do not agree");
 }
 
-#endif  // NEGGEN_AVX512
+#endif  // NEGGEN_SIMD
 
 inline ffi::Error Project(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> ids,
                           ffi::Buffer<ffi::F32> kernel,
                           ffi::RemainingArgs tables,
                           ffi::ResultBuffer<ffi::F32> out, int64_t height) {
-#if NEGGEN_AVX512
+#if NEGGEN_SIMD
   const int64_t count = ids.element_count(), d = out->dimensions()[1];
   if (out->dimensions()[0] != count || kernel.dimensions()[1] != d ||
       d % kBroad || height < 1) {
@@ -226,7 +180,7 @@ inline ffi::Error Project(ffi::ThreadPool pool, ffi::Buffer<ffi::S32> ids,
   return done;
 #else
   return ffi::Error(ffi::ErrorCode::kUnimplemented,
-                    "for processors with AVX-512");
+                    "for processors with AVX2 or AVX-512");
 #endif
 }
 
@@ -236,7 +190,7 @@ inline ffi::Error ProjectBackward(ffi::ThreadPool pool,
                                   ffi::RemainingArgs tables,
                                   ffi::ResultBuffer<ffi::F32> out,
                                   int64_t height) {
-#if NEGGEN_AVX512
+#if NEGGEN_SIMD
   const int64_t count = ids.element_count(), d = out->dimensions()[1];
   if (g.dimensions()[0] != count || g.dimensions()[1] != d || d % kBroad ||
       height < 1) {
@@ -249,7 +203,7 @@ inline ffi::Error ProjectBackward(ffi::ThreadPool pool,
   const std::vector<float> sums = distinct.Summed(pool, g.typed_data(), d);
   auto work = [&](const auto* table, int64_t wide, int64_t first) {
     // As few parts as there are threads, of whole lines and products.
-    constexpr int64_t kEven = kHigh * kVector;
+    constexpr int64_t kEven = 16 * kHigh;
     const int64_t threads = std::max<int64_t>(pool.num_threads(), 1);
     const int64_t each = (wide + threads - 1) / threads;
     const int64_t grain = std::max<int64_t>(1, (each + kEven - 1) / kEven) * kEven;
@@ -261,7 +215,7 @@ inline ffi::Error ProjectBackward(ffi::ThreadPool pool,
   return WithTables(tables, height, out->dimensions()[0], work);
 #else
   return ffi::Error(ffi::ErrorCode::kUnimplemented,
-                    "for processors with AVX-512");
+                    "for processors with AVX2 or AVX-512");
 #endif
 }
 

@@ -11,11 +11,11 @@
 #include <memory>
 #include <vector>
 
-#include "avx512.h"
 #include "filter.h"
 #include "order.h"
 #include "panel.h"
 #include "parallel.h"
+#include "simd.h"
 
 namespace neggen {
 
@@ -53,68 +53,51 @@ struct Excluded {
   }
 };
 
-#if NEGGEN_AVX512
+#if NEGGEN_SIMD
 
 // What `Key` makes of the bits of floats, and of keys: its own inverse.
-FOR_AVX512 inline __m512i Ordered(__m512i bits) {
-  const __m512i sign = _mm512_srai_epi32(bits, 31);
-  return _mm512_xor_si512(
-      bits, _mm512_and_si512(sign, _mm512_set1_epi32(0x7fffffff)));
-}
+inline Ints Ordered(Ints bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
 
 // For each query what k groups' greatest scores exceed: so do its k best.
 // Found bit by bit; the last ones make no difference worth their time.
-FOR_AVX512 inline void Bounds(const float* most, int64_t groups, int64_t k,
-                              float* bounds) {
+inline void Bounds(const float* most, int64_t groups, int64_t k,
+                   float* bounds) {
   constexpr int kLast = 12;
-  const __m512i flip = _mm512_set1_epi32(static_cast<int>(0x80000000u));
-  const __m512i one = _mm512_set1_epi32(1);
-  for (int64_t n = 0; n < kPanel; n += kWidth) {
-    __m512i found = _mm512_setzero_si512();
+  const Ints flip = Ints{} + std::numeric_limits<int32_t>::min();
+  for (int64_t n = 0; n < kPanel; n += kLanes) {
+    Ints found{};
     for (int bit = 31; bit >= kLast; --bit) {
-      const __m512i tried = _mm512_or_si512(
-          found, _mm512_set1_epi32(static_cast<int>(1u << bit)));
-      __m512i count = _mm512_setzero_si512();
+      const Ints tried = found | Ints(Words{} + (1u << bit));
+      // Keys are compared as if their sign bits were flipped, as `tried` is.
+      const Ints least = tried ^ flip;
+      Ints count{};
       for (int64_t group = 0; group < groups; ++group) {
-        const __m512i key = _mm512_xor_si512(
-            Ordered(_mm512_castps_si512(
-                _mm512_load_ps(most + group * kPanel + n))),
-            flip);
-        count = _mm512_mask_add_epi32(
-            count, _mm512_cmpge_epu32_mask(key, tried), count, one);
+        // -1 where it is.
+        count -= Ordered(Ints(Load(most + group * kPanel + n))) >= least;
       }
-      const __mmask16 enough = _mm512_cmpge_epi32_mask(
-          count, _mm512_set1_epi32(static_cast<int>(k)));
-      found = _mm512_mask_mov_epi32(found, enough, tried);
+      found = count >= static_cast<int32_t>(k) ? tried : found;
     }
     // The next lower value, which is exceeded by those that are equal; but
     // between the smallest and 0 processors may see no difference.
-    const __m512 below = _mm512_castsi512_ps(
-        Ordered(_mm512_xor_si512(_mm512_sub_epi32(found, one), flip)));
-    const __m512 least = _mm512_set1_ps(-std::numeric_limits<float>::min());
-    const __mmask16 tiny =
-        _mm512_cmp_ps_mask(below, least, _CMP_GT_OQ) &
-        _mm512_cmp_ps_mask(below, _mm512_sub_ps(_mm512_setzero_ps(), least),
-                           _CMP_LT_OQ);
-    _mm512_store_ps(bounds + n, _mm512_mask_mov_ps(below, tiny, least));
+    const Floats below = Floats(Ordered((found - 1) ^ flip));
+    const Floats least = All(-std::numeric_limits<float>::min());
+    const Ints tiny = (below > least) & (below < -least);
+    Store(bounds + n, tiny ? least : below);
   }
 }
 
 // Calls `found` with each item and query whose score exceeds the query's
 // bound, or is not a number.
 template <typename Found>
-FOR_AVX512 inline void Above(const float* scores, int64_t count,
-                             const float* bounds, Found found) {
-  __m512 bound[kVectors];
-  for (int64_t n = 0; n < kVectors; ++n) {
-    bound[n] = _mm512_load_ps(bounds + n * kWidth);
-  }
+inline void Above(const float* scores, int64_t count, const float* bounds,
+                  Found found) {
+  Floats bound[kVectors];
+  for (int64_t n = 0; n < kVectors; ++n) bound[n] = Load(bounds + n * kLanes);
   for (int64_t item = 0; item < count; ++item) {
     uint64_t those = 0;
     for (int64_t n = 0; n < kVectors; ++n) {
-      const __m512 x = _mm512_load_ps(scores + item * kPanel + n * kWidth);
-      const __mmask16 some = _mm512_cmp_ps_mask(x, bound[n], _CMP_NLE_UQ);
-      those |= static_cast<uint64_t>(some) << (n * kWidth);
+      const Floats x = Load(scores + item * kPanel + n * kLanes);
+      those |= static_cast<uint64_t>(Exceeds(x, bound[n])) << (n * kLanes);
     }
     for (; those; those &= those - 1) found(item, __builtin_ctzll(those));
   }
@@ -127,7 +110,9 @@ struct Search {
   const float* items;
   int64_t count, dim, k;
   const Excluded* excluded;
+#if NEGGEN_VNNI
   const Bytes* bytes;
+#endif
   // Of one panel: in whose place the first row stands, and how many do.
   const float* queries;
   int64_t first, rows;
@@ -150,18 +135,22 @@ struct Search {
   static constexpr int64_t kPart = kChunk / 2;
 
   std::vector<Line> panel_, scores_, most_, rest_;
-  std::vector<uint64_t> best_, left_;
+  std::vector<uint64_t> best_;
+  int64_t room_;
+  int64_t sizes_[kPanel];
+  alignas(64) float bounds_[kPanel];
+#if NEGGEN_VNNI
+  std::vector<uint64_t> left_;
   std::vector<uint16_t> picked_;
   Sieve sieve_;
-  int64_t room_;
-  int64_t sizes_[kPanel], picks_[kPanel];
-  alignas(64) float bounds_[kPanel];
+  int64_t picks_[kPanel];
+#endif
 
   void Start() {
-    panel_.resize(dim * kVectors);
-    scores_.resize(kChunk * kVectors);
-    most_.resize(kChunk / kGroup * kVectors);
-    rest_.resize((kGroup * dim + kWidth - 1) / kWidth);
+    panel_.resize(dim * kLines);
+    scores_.resize(kChunk * kLines);
+    most_.resize(kChunk / kGroup * kLines);
+    rest_.resize((kGroup * dim + kPlaces - 1) / kPlaces);
     // Two k from before, and those of a chunk.
     room_ = kChunk + 2 * k;
     best_.resize(kPanel * room_);
@@ -174,16 +163,20 @@ struct Search {
       }
     }
     CloseEmptyPlaces();
+#if NEGGEN_VNNI
     if (bytes == nullptr) return;
     left_.resize(kChunk);
     picked_.resize(kPanel * kPart);
     sieve_.Fill(queries, rows, *bytes);
+#endif
   }
 
   // Nothing exceeds the bound of a query that is not there.
   void CloseEmptyPlaces() {
     std::fill(bounds_ + rows, bounds_ + kPanel, -kNever);
   }
+
+#if NEGGEN_VNNI
 
   // Computes what is left of a chunk when it has been filtered. If that is
   // much, it does not, and returns false.
@@ -225,7 +218,7 @@ struct Search {
   }
 
   // Whether those that are left take less time by themselves.
-  FOR_AVX512 bool AreFew(int64_t held) {
+  bool AreFew(int64_t held) {
     const uint64_t all = ~uint64_t{0} >> (kPanel - rows);
     int64_t count = 0;
     for (int64_t item = 0; item < held; ++item) {
@@ -241,7 +234,7 @@ struct Search {
     for (int64_t item = begin; item < end; ++item) {
       if (left_[item] == 0) continue;
       const float* row = items + (start + item) * dim;
-      for (int64_t at = 0; at < dim; at += kWidth) {
+      for (int64_t at = 0; at < dim; at += kPlaces) {
         __builtin_prefetch(row + at, 0, 2);
       }
       for (uint64_t left = left_[item]; left; left &= left - 1) {
@@ -252,25 +245,25 @@ struct Search {
   }
 
   // Adds those of some items of a chunk whose scores exceed a query's bound.
-  FOR_AVX512 void Score(int64_t n, int64_t start) {
+  void Score(int64_t n, int64_t start) {
     const int64_t count = picks_[n];
     const uint16_t* picked = picked_.data() + n * kPart;
     uint64_t* best = best_.data() + n * room_;
-    for (int64_t at = 0; at < count; at += kWidth) {
-      const float* some[kWidth];
-      for (int64_t i = 0; i < kWidth; ++i) {
+    for (int64_t at = 0; at < count; at += kLanes) {
+      const float* some[kLanes];
+      for (int64_t i = 0; i < kLanes; ++i) {
         // The last of them again, where there are no more.
         some[i] = items + (start + picked[std::min(at + i, count - 1)]) * dim;
         const float* next =
-            items + (start + picked[std::min(at + kWidth + i, count - 1)]) * dim;
-        for (int64_t n = 0; n < dim; n += kWidth) __builtin_prefetch(next + n);
+            items + (start + picked[std::min(at + kLanes + i, count - 1)]) * dim;
+        for (int64_t n = 0; n < dim; n += kPlaces) __builtin_prefetch(next + n);
       }
       Line scores;
       const __m512 x = ScoresOf(some, dim, queries + n * dim);
       _mm512_store_ps(scores.at, x);
       uint32_t above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(bounds_[n]),
                                           _CMP_NLE_UQ);
-      if (count - at < kWidth) above &= (1u << (count - at)) - 1;
+      if (count - at < kLanes) above &= (1u << (count - at)) - 1;
       for (; above; above &= above - 1) {
         const int64_t i = __builtin_ctz(above);
         best[sizes_[n]++] =
@@ -278,6 +271,12 @@ struct Search {
       }
     }
   }
+
+#else
+
+  bool FindFew(int64_t, int64_t) { return false; }
+
+#endif  // NEGGEN_VNNI
 
   // Computes all scores of a chunk.
   void FindAll(int64_t start, int64_t held) {
@@ -325,7 +324,11 @@ struct Search {
 
   void Prune() {
     // Tighter bounds save more, if less has to be done to find them.
+#if NEGGEN_VNNI
     const int64_t most = bytes == nullptr ? 2 * k : k + k / 2;
+#else
+    const int64_t most = 2 * k;
+#endif
     // Those of queries that are not there too: what is not a number exceeds
     // every bound.
     for (int64_t n = 0; n < kPanel; ++n) {
@@ -354,7 +357,7 @@ struct Search {
   }
 };
 
-#endif  // NEGGEN_AVX512
+#endif  // NEGGEN_SIMD
 
 inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
                        ffi::Buffer<ffi::F32> items,
@@ -363,7 +366,7 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
                        ffi::Buffer<ffi::S32> num_items,
                        ffi::ResultBuffer<ffi::F32> values,
                        ffi::ResultBuffer<ffi::S32> columns, bool filtered) {
-#if NEGGEN_AVX512
+#if NEGGEN_SIMD
   const auto shape = queries.dimensions();
   const int64_t rows = shape[0], dim = shape[1];
   const int64_t k = values->dimensions()[1];
@@ -378,11 +381,13 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
   const Excluded excluded(excluded_queries.typed_data(),
                           excluded_items.typed_data(), pairs, rows, count);
   const float* table = items.typed_data();
+#if NEGGEN_VNNI
   std::unique_ptr<const Bytes> bytes;
   // Of fewer items there would be no bound.
-  if (filtered && HasVnni() && dim <= kWidest && count / kGroup >= k) {
+  if (filtered && dim <= kWidest && count / kGroup >= k) {
     bytes.reset(new Bytes(pool, table, count, dim));
   }
+#endif
   const int64_t panels = (rows + kPanel - 1) / kPanel;
   InParallel(pool, panels, 1, [&](int64_t begin, int64_t end) {
     static thread_local Search search;
@@ -391,7 +396,9 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
     search.dim = dim;
     search.k = k;
     search.excluded = &excluded;
+#if NEGGEN_VNNI
     search.bytes = bytes.get();
+#endif
     for (int64_t panel = begin; panel < end; ++panel) {
       search.first = panel * kPanel;
       search.rows = std::min(kPanel, rows - search.first);
@@ -403,7 +410,7 @@ inline ffi::Error Rank(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> queries,
   return ffi::Error::Success();
 #else
   return ffi::Error(ffi::ErrorCode::kUnimplemented,
-                    "for processors with AVX-512");
+                    "for processors with AVX2 or AVX-512");
 #endif
 }
 

@@ -20,9 +20,8 @@ constexpr int64_t kBlock = 32;
 // Of `k` blocks the greatest values are at least `bound`, the k-th greatest of
 // all blocks' greatest: no less is among the k best. So one pass at the speed
 // of memory leaves a few blocks to be looked at, one value after the other.
-FOR_EACH_CPU void TopRows(const float* x, int64_t width, int64_t k,
-                          int64_t begin, int64_t end, float* values,
-                          int32_t* columns) {
+inline void TopRows(const float* x, int64_t width, int64_t k, int64_t begin,
+                    int64_t end, float* values, int32_t* columns) {
   const int64_t blocks = width / kBlock;
   std::vector<int32_t> most(blocks), ordered(blocks);
   // One more: what is no candidate is written, and then written over.
