@@ -353,6 +353,7 @@ def run_processes(count):
     return [json.loads(text.splitlines()[-1]) for text in said]
 
 
+@pytest.mark.slow
 def test_two_processes_make_half_a_graph_each():
     """Right products, and about half the memory.
 
